@@ -79,7 +79,9 @@ class WatchSettings:
         doc="Names (shell patterns, any part of the path) that are left where they are, without a sidecar.",
     )
     scan_interval_s: float = setting(
-        2.0, doc="Seconds between two scans of the inbox; a scan is the truth, events only make it sooner.", minimum=0.05
+        2.0,
+        doc="Seconds between two scans of the inbox; a scan is the truth, events only make it sooner.",
+        minimum=0.05,
     )
     events: str = setting(
         "auto",
@@ -121,7 +123,9 @@ class ReaderSettings:
     """Sampling frames and finding faces, in child processes with limits."""
 
     processes: int = setting(0, doc="Reader processes; 0: chosen from the number of cores.", minimum=0, restart=True)
-    frames: int = setting(20, doc="Frames sampled from each video, spread evenly over its playing time.", minimum=1, maximum=1000)
+    frames: int = setting(
+        20, doc="Frames sampled from each video, spread evenly over its playing time.", minimum=1, maximum=1000
+    )
     sampling: str = setting(
         "planned",
         doc="planned: the cheapest frame in each of the equal slices; exact: the frame at the middle of each slice.",
@@ -142,7 +146,9 @@ class ReaderSettings:
     memory_limit_bytes: int = setting(
         4 * 1024**3, doc="Address-space limit of a reader process.", minimum=512 * 1024**2, restart=True
     )
-    decoder_threads: int = setting(0, doc="Threads of one decoder; 0: chosen from cores and processes.", minimum=0, maximum=64)
+    decoder_threads: int = setting(
+        0, doc="Threads of one decoder; 0: chosen from cores and processes.", minimum=0, maximum=64
+    )
     jobs_per_process: int = setting(500, doc="A reader process is replaced after this many files.", minimum=1)
     min_coverage: float = setting(
         0.75,
@@ -160,8 +166,12 @@ class FaceSettings:
     detect_side_px: int = setting(
         640, doc="Frames are scaled to this longer side before the face search.", minimum=64, maximum=4096
     )
-    min_score: float = setting(0.6, doc="Faces that the face finder is less sure of are not used.", minimum=0.0, maximum=1.0)
-    min_side_px: int = setting(24, doc="Faces smaller than this (longer side, in the full frame) are not used.", minimum=1)
+    min_score: float = setting(
+        0.6, doc="Faces that the face finder is less sure of are not used.", minimum=0.0, maximum=1.0
+    )
+    min_side_px: int = setting(
+        24, doc="Faces smaller than this (longer side, in the full frame) are not used.", minimum=1
+    )
     max_per_frame: int = setting(10, doc="At most this many faces of one frame, largest first.", minimum=1, maximum=100)
     min_track_share: float = setting(
         0.25,
@@ -187,8 +197,12 @@ class ModelSettings:
         choices=("auto", "float32", "bfloat16", "float16"),
         restart=True,
     )
-    batch_size: int = setting(0, doc="Crops in one batch; 0: chosen for the device.", minimum=0, maximum=4096, restart=True)
-    threads: int = setting(0, doc="CPU threads of the model; 0: chosen from the number of cores.", minimum=0, restart=True)
+    batch_size: int = setting(
+        0, doc="Crops in one batch; 0: chosen for the device.", minimum=0, maximum=4096, restart=True
+    )
+    threads: int = setting(
+        0, doc="CPU threads of the model; 0: chosen from the number of cores.", minimum=0, restart=True
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,8 +218,10 @@ class VerdictSettings:
         None, doc="FAKE at or above this probability; null: the bundle's own.", minimum=0.0, maximum=1.0
     )
     real_threshold: float | None = setting(
-        None, doc="REAL at or below this probability; null: the bundle's own. Between the two: INCONCLUSIVE.",
-        minimum=0.0, maximum=1.0,
+        None,
+        doc="REAL at or below this probability; null: the bundle's own. Between the two: INCONCLUSIVE.",
+        minimum=0.0,
+        maximum=1.0,
     )
     min_faces: int = setting(
         1, doc="A track with fewer scored faces than this can make a verdict no firmer than INCONCLUSIVE.", minimum=1
@@ -216,19 +232,69 @@ class VerdictSettings:
 class OutcomeSettings:
     """What happens to a file once its sidecar is durable."""
 
-    fake: str = setting("move", doc="move (into done/), keep (stays under its job in work/kept) or delete.", choices=("move", "delete"))
-    real: str = setting("move", doc="The same for REAL.", choices=("move", "delete"))
-    inconclusive: str = setting("move", doc="The same for INCONCLUSIVE.", choices=("move", "delete"))
-    no_face: str = setting("move", doc="The same for NO_FACE.", choices=("move", "delete"))
+    fake: str = setting(
+        "move",
+        doc="After FAKE: move (into done/), keep (back to where it was dropped, never judged again) or delete.",
+        choices=("move", "keep", "delete"),
+    )
+    real: str = setting("move", doc="After REAL: move, keep or delete.", choices=("move", "keep", "delete"))
+    inconclusive: str = setting(
+        "move", doc="After INCONCLUSIVE: move, keep or delete.", choices=("move", "keep", "delete")
+    )
+    no_face: str = setting("move", doc="After NO_FACE: move, keep or delete.", choices=("move", "keep", "delete"))
+    verdict_folders: bool = setting(
+        default=False, doc="Sort done/ by verdict: done/FAKE/, done/REAL/, done/INCONCLUSIVE/, done/NO_FACE/."
+    )
+    sidecar: str = setting(
+        "results",
+        doc="Where the sidecar goes: results (the folder results/) or beside (next to the moved file).",
+        choices=("results", "beside"),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSettings:
+    """How often a file is tried, and how the service stops."""
+
+    max_attempts: int = setting(
+        3, doc="A file whose reading crashed this often goes to quarantine/.", minimum=1, maximum=100
+    )
+    retry_delay_s: float = setting(
+        1.0, doc="Seconds before a second attempt; doubled for each further one, one minute at most.", minimum=0.0
+    )
+    stop_timeout_s: float = setting(
+        20.0, doc="On SIGTERM, finish what is in work for this long, then hand the rest to the next start.", minimum=0.0
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """What is logged, and how."""
+
+    level: str = setting("info", doc="debug, info, warning or error.", choices=("debug", "info", "warning", "error"))
+    format: str = setting(
+        "auto",
+        doc="auto (colours at a terminal, JSON lines otherwise), json or console.",
+        choices=("auto", "json", "console"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All of ``config.yaml``."""
 
-    root: str = setting("./var", doc="The folder that holds inbox/, work/, done/, failed/, quarantine/, results/, state/.", restart=True)
+    root: str = setting(
+        "./var",
+        doc="The folder that holds inbox/, work/, done/, failed/, quarantine/, results/ and state/, on one file system.",
+        restart=True,
+    )
     watch: WatchSettings = setting(factory=WatchSettings, doc="Which files of the inbox are ready.")
     reader: ReaderSettings = setting(factory=ReaderSettings, doc="Sampling frames, in child processes with limits.")
-    faces: FaceSettings = setting(factory=FaceSettings, doc="Finding faces and following them.")
+    faces: FaceSettings = setting(factory=FaceSettings, doc="Finding faces and following them through the sample.")
     model: ModelSettings = setting(factory=ModelSettings, doc="The model and where it runs.")
     verdict: VerdictSettings = setting(factory=VerdictSettings, doc="From scores to a verdict.")
+    outcome: OutcomeSettings = setting(
+        factory=OutcomeSettings, doc="What happens to a file once its sidecar is durable."
+    )
+    jobs: JobSettings = setting(factory=JobSettings, doc="Attempts, and stopping.")
+    log: LogSettings = setting(factory=LogSettings, doc="What is logged, and how.")
