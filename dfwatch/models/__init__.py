@@ -1,0 +1,1 @@
+"""Model bundles: what a model is, how its weights are read, and how it is built."""
