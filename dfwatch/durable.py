@@ -1,0 +1,116 @@
+"""File operations that survive power loss and never replace what is there."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from dfwatch.crashpoints import crash_point
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+_AT_FDCWD = -100
+_RENAME_NOREPLACE = 1
+# What kernels and file systems answer that do not know RENAME_NOREPLACE.
+_UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
+NAME_MAX_BYTES = 255
+
+
+@functools.cache
+def _libc_renameat2() -> Callable[[bytes, bytes], int] | None:
+    try:
+        function = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return None
+    function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+
+    def renameat2(source: bytes, target: bytes) -> int:
+        result: int = function(_AT_FDCWD, source, _AT_FDCWD, target, _RENAME_NOREPLACE)
+        return ctypes.get_errno() if result else 0
+
+    return renameat2
+
+
+def rename_new(source: str, target: str) -> None:
+    """Rename, atomically, unless something is there.
+
+    Raises:
+        FileExistsError: ``target`` exists; nothing was changed.
+        OSError: As of ``rename(2)``.
+    """
+    renameat2 = _libc_renameat2()
+    error = errno.ENOSYS if renameat2 is None else renameat2(os.fsencode(source), os.fsencode(target))
+    if not error:
+        return
+    if error not in _UNSUPPORTED:
+        raise OSError(error, os.strerror(error), source, None, target)
+    # A hard link refuses to replace; a crash between the two calls leaves both names, which recovery resolves.
+    os.link(source, target, follow_symlinks=False)
+    os.unlink(source)
+
+
+def fsync_folder(path: str) -> None:
+    """Make the entries of a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_new(path: str, data: bytes, *, temporary: str, mode: int = 0o644) -> None:
+    """Publish a whole, durable file under a name that is free; readers see all of it or nothing.
+
+    Args:
+        path: The final name.
+        data: The content.
+        temporary: Name in the same folder under which it is written first; replaced if a crash left one.
+        mode: Permissions, before the umask.
+
+    Raises:
+        FileExistsError: ``path`` exists; it is left as it is and the temporary file is removed.
+        OSError: The disk's answer; nothing is left behind.
+    """
+    with suppress(FileNotFoundError):
+        os.unlink(temporary)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        with open(fd, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        crash_point("sidecar.written")
+        rename_new(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    crash_point("sidecar.renamed")
+    fsync_folder(os.path.dirname(path) or ".")
+
+
+def fitting_name(name: str, suffix: str) -> str:
+    """``name + suffix``, with ``name`` cut at its end so that the file system takes the whole (255 bytes)."""
+    room = NAME_MAX_BYTES - len(os.fsencode(suffix))
+    raw = os.fsencode(name)
+    if len(raw) > room:
+        # Cutting may split a multi-byte character; surrogateescape keeps the rest a valid name.
+        name = os.fsdecode(raw[:room])
+    return name + suffix
+
+
+def first_free(folder: str, names: Iterable[str], take: Callable[[str], None]) -> str:
+    """Call ``take(path)`` for each name until one does not raise FileExistsError; returns that path."""
+    for name in names:
+        path = os.path.join(folder, name)
+        try:
+            take(path)
+        except FileExistsError:
+            continue
+        return path
+    raise FileExistsError(errno.EEXIST, "no free name", folder)

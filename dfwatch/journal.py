@@ -1,0 +1,366 @@
+"""The journal: which stage each job has passed, in SQLite (WAL, synced at every commit).
+
+It is written by the daemon alone and may be read by others while the daemon runs. The folders are enough to carry on
+without it: what it adds is the attempt counter, the list of finished jobs and the memory of files that were kept in the
+inbox.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from dfwatch.errors import StorageError
+from dfwatch.layout import DroppedName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE jobs (
+    id          TEXT PRIMARY KEY,
+    state       TEXT NOT NULL,
+    status      TEXT,
+    folder      BLOB NOT NULL,
+    name        BLOB NOT NULL,
+    size_bytes  INTEGER,
+    sha256      TEXT,
+    received_at TEXT NOT NULL,
+    updated_at  TEXT NOT NULL,
+    attempts    INTEGER NOT NULL DEFAULT 0,
+    alone       INTEGER NOT NULL DEFAULT 0,
+    evidence    TEXT NOT NULL DEFAULT '[]',
+    verdict     TEXT,
+    p_fake      REAL,
+    reason      TEXT,
+    detail      TEXT,
+    sidecar     BLOB,
+    media       BLOB
+) STRICT;
+CREATE INDEX jobs_by_state ON jobs (state, updated_at);
+CREATE TABLE kept (
+    folder   BLOB NOT NULL,
+    name     BLOB NOT NULL,
+    inode    INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    job      TEXT NOT NULL,
+    PRIMARY KEY (folder, name)
+) STRICT;
+"""
+
+
+class State(StrEnum):
+    """Which stage a job has passed."""
+
+    QUEUED = "queued"
+    READING = "reading"
+    PUBLISHED = "published"
+    CLOSED = "closed"
+
+
+class Status(StrEnum):
+    """How a job ended; the ``status`` of its sidecar."""
+
+    DONE = "done"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    QUARANTINED = "quarantined"
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """One job as the journal knows it; times are ISO 8601 in UTC."""
+
+    id: str
+    state: State
+    status: Status | None
+    dropped: DroppedName
+    size_bytes: int | None
+    sha256: str | None
+    received_at: str
+    updated_at: str
+    attempts: int
+    alone: bool
+    evidence: tuple[str, ...]
+    verdict: str | None
+    p_fake: float | None
+    reason: str | None
+    detail: str | None
+    sidecar: str | None
+    media: str | None
+
+
+def utc_now() -> str:
+    """The wall clock as ISO 8601 in UTC with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Journal:
+    """One connection to the journal, shared by the daemon's threads.
+
+    Raises:
+        StorageError: From every method, when SQLite or the disk below it fails.
+    """
+
+    def __init__(self, path: str, *, read_only: bool = False) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        with self._failing_as_storage("opening"):
+            if read_only:
+                self._db = sqlite3.connect(
+                    f"file:{_uri_path(path)}?mode=ro", uri=True, timeout=10.0, check_same_thread=False
+                )
+            else:
+                self._db = sqlite3.connect(path, timeout=10.0, check_same_thread=False)
+            self._db.row_factory = sqlite3.Row
+            try:
+                if not read_only:
+                    self._prepare()
+                self._check_version()
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
+            self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+    def _check_version(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
+            raise StorageError(
+                "opening the journal",
+                self._path,
+                f"it has format {version}, this version of dfwatch writes format {SCHEMA_VERSION}",
+                hint="use the version of dfwatch that wrote it",
+                retryable=False,
+            )
+
+    @contextmanager
+    def _failing_as_storage(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as exc:
+            raise StorageError(
+                f"{action} the journal", self._path, exc, hint="check the disk; 'dfwatch doctor' tells more"
+            ) from exc
+
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._failing_as_storage("writing to"), self._db:
+            yield self._db
+
+    def _read(self, query: str, *parameters: object) -> list[sqlite3.Row]:
+        with self._lock, self._failing_as_storage("reading"), closing(self._db.execute(query, parameters)) as cursor:
+            return cursor.fetchall()
+
+    def close(self) -> None:
+        """Close the connection; further calls fail."""
+        with self._lock:
+            self._db.close()
+
+    # -- a job's way ---------------------------------------------------------------------------------------------------
+
+    def add(
+        self, job_id: str, dropped: DroppedName, *, received_at: str, size_bytes: int | None, evidence: tuple[str, ...]
+    ) -> None:
+        """Enter a claimed job as ``queued``; a job that is known already is left as it is."""
+        with self._write() as db:
+            db.execute(
+                "INSERT INTO jobs (id, state, folder, name, size_bytes, received_at, updated_at, evidence)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+                (
+                    job_id,
+                    State.QUEUED,
+                    os.fsencode(dropped.folder),
+                    os.fsencode(dropped.name),
+                    size_bytes,
+                    received_at,
+                    utc_now(),
+                    json.dumps(evidence),
+                ),
+            )
+
+    def begin_attempt(self, job_id: str) -> int:
+        """Raise the attempt counter, durably, before the work; returns the number of this attempt, from 1."""
+        with self._write() as db:
+            row = db.execute(
+                "UPDATE jobs SET state = ?, attempts = attempts + 1, updated_at = ? WHERE id = ? RETURNING attempts",
+                (State.READING, utc_now(), job_id),
+            ).fetchone()
+            return int(row["attempts"])
+
+    def requeue(self, job_id: str, *, refund: bool = False, alone: bool = False) -> None:
+        """Put a job back to ``queued``.
+
+        Args:
+            job_id: Which one.
+            refund: Take the last attempt back, because the file was not to blame.
+            alone: Let it run with no other job beside it.
+        """
+        with self._write() as db:
+            db.execute(
+                "UPDATE jobs SET state = ?, attempts = max(0, attempts - ?), alone = max(alone, ?), updated_at = ?"
+                " WHERE id = ?",
+                (State.QUEUED, int(refund), int(alone), utc_now(), job_id),
+            )
+
+    def published(
+        self,
+        job_id: str,
+        status: Status,
+        *,
+        sidecar: str,
+        sha256: str | None,
+        verdict: str | None,
+        p_fake: float | None,
+        reason: str | None,
+        detail: str | None,
+    ) -> None:
+        """Note that the sidecar is durable; the source still lies in ``work/``."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE jobs SET state = ?, status = ?, sidecar = ?, sha256 = ?, verdict = ?, p_fake = ?, reason = ?,"
+                " detail = ?, updated_at = ? WHERE id = ?",
+                (
+                    State.PUBLISHED,
+                    status,
+                    os.fsencode(sidecar),
+                    sha256,
+                    verdict,
+                    p_fake,
+                    reason,
+                    detail,
+                    utc_now(),
+                    job_id,
+                ),
+            )
+
+    def closed(self, job_id: str, *, media: str | None) -> None:
+        """Note that the source is where it stays: ``media``, or None when it was deleted."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE jobs SET state = ?, media = ?, updated_at = ? WHERE id = ?",
+                (State.CLOSED, None if media is None else os.fsencode(media), utc_now(), job_id),
+            )
+
+    def superseded(self, job_id: str, *, sidecar: str) -> None:
+        """Note that a closed job's file was handed back for another try and its sidecar set aside."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE jobs SET sidecar = ?, media = NULL, detail = 'handed back for another try', updated_at = ?"
+                " WHERE id = ?",
+                (os.fsencode(sidecar), utc_now(), job_id),
+            )
+
+    def forget(self, job_id: str) -> None:
+        """Drop a job whose file went back to the inbox untouched."""
+        with self._write() as db:
+            db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+
+    # -- files kept in the inbox ---------------------------------------------------------------------------------------
+
+    def keep(self, dropped: DroppedName, *, inode: int, size_bytes: int, mtime_ns: int, job_id: str) -> None:
+        """Remember that this file of the inbox was judged and is not to be taken again."""
+        with self._write() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?, ?)",
+                (os.fsencode(dropped.folder), os.fsencode(dropped.name), inode, size_bytes, mtime_ns, job_id),
+            )
+
+    def kept(self) -> dict[str, tuple[int, int, int]]:
+        """Files kept in the inbox: relative path to (inode, size in bytes, mtime in ns)."""
+        return {
+            os.path.join(os.fsdecode(row["folder"]), os.fsdecode(row["name"])): (
+                row["inode"],
+                row["size_bytes"],
+                row["mtime_ns"],
+            )
+            for row in self._read("SELECT folder, name, inode, size_bytes, mtime_ns FROM kept")
+        }
+
+    def unkeep(self, dropped: DroppedName) -> None:
+        """Forget a kept file that was removed or replaced."""
+        with self._write() as db:
+            db.execute(
+                "DELETE FROM kept WHERE folder = ? AND name = ?",
+                (os.fsencode(dropped.folder), os.fsencode(dropped.name)),
+            )
+
+    # -- questions -----------------------------------------------------------------------------------------------------
+
+    def job(self, job_id: str) -> JobRow | None:
+        """One job, or None."""
+        rows = self._read("SELECT * FROM jobs WHERE id = ?", job_id)
+        return _job(rows[0]) if rows else None
+
+    def unfinished(self) -> list[JobRow]:
+        """Jobs that are not closed, in order of receipt."""
+        return [_job(row) for row in self._read("SELECT * FROM jobs WHERE state != ? ORDER BY id", State.CLOSED)]
+
+    def ended(self, *statuses: Status, limit: int | None = None) -> list[JobRow]:
+        """Closed jobs of these statuses, newest first."""
+        marks = ", ".join("?" for _ in statuses)
+        return [
+            _job(row)
+            for row in self._read(
+                f"SELECT * FROM jobs WHERE state = ? AND status IN ({marks})"  # noqa: S608 - only question marks
+                " ORDER BY updated_at DESC, id DESC LIMIT ?",
+                State.CLOSED,
+                *statuses,
+                -1 if limit is None else limit,
+            )
+        ]
+
+    def counts(self) -> dict[str, int]:
+        """Number of jobs by state (``queued``, ``reading``, ``published``) and, once closed, by status."""
+        rows = self._read(
+            "SELECT CASE state WHEN 'closed' THEN status ELSE state END AS what, count(*) AS n FROM jobs GROUP BY what"
+        )
+        return {row["what"]: row["n"] for row in rows}
+
+    def verdict_counts(self) -> dict[str, int]:
+        """Number of closed jobs by verdict."""
+        rows = self._read(
+            "SELECT verdict, count(*) AS n FROM jobs WHERE state = 'closed' AND verdict IS NOT NULL GROUP BY verdict"
+        )
+        return {row["verdict"]: row["n"] for row in rows}
+
+
+def _job(row: sqlite3.Row) -> JobRow:
+    return JobRow(
+        id=row["id"],
+        state=State(row["state"]),
+        status=None if row["status"] is None else Status(row["status"]),
+        dropped=DroppedName(os.fsdecode(row["folder"]), os.fsdecode(row["name"])),
+        size_bytes=row["size_bytes"],
+        sha256=row["sha256"],
+        received_at=row["received_at"],
+        updated_at=row["updated_at"],
+        attempts=row["attempts"],
+        alone=bool(row["alone"]),
+        evidence=tuple(json.loads(row["evidence"])),
+        verdict=row["verdict"],
+        p_fake=row["p_fake"],
+        reason=row["reason"],
+        detail=row["detail"],
+        sidecar=None if row["sidecar"] is None else os.fsdecode(row["sidecar"]),
+        media=None if row["media"] is None else os.fsdecode(row["media"]),
+    )
+
+
+def _uri_path(path: str) -> str:
+    return quote(os.path.abspath(path))
