@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dfwatch.crashpoints import crash_point
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
@@ -102,15 +102,3 @@ def fitting_name(name: str, suffix: str) -> str:
         # Cutting may split a multi-byte character; surrogateescape keeps the rest a valid name.
         name = os.fsdecode(raw[:room])
     return name + suffix
-
-
-def first_free(folder: str, names: Iterable[str], take: Callable[[str], None]) -> str:
-    """Call ``take(path)`` for each name until one does not raise FileExistsError; returns that path."""
-    for name in names:
-        path = os.path.join(folder, name)
-        try:
-            take(path)
-        except FileExistsError:
-            continue
-        return path
-    raise FileExistsError(errno.EEXIST, "no free name", folder)

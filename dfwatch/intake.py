@@ -138,7 +138,7 @@ def recover(layout: Layout, journal: Journal) -> list[Job]:
     reading = [row for row in rows.values() if row.state is State.READING]
     for row in reading:
         journal.requeue(row.id, alone=len(reading) > 1)
-    alone = {row.id for row in reading} if len(reading) > 1 else {row.id for row in rows.values() if row.alone}
+    alone = {row.id for row in rows.values() if row.alone or (row in reading and len(reading) > 1)}
     return [replace(job, alone=job.id in alone) for job in jobs]
 
 

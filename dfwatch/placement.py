@@ -1,0 +1,92 @@
+"""Where a job's sidecar and its file go, and under which name when that name is taken.
+
+Names are tried in a fixed order, so that two runs over the same folders choose alike: the dropped name, then the name
+with the first twelve digits of the file's SHA-256, then the name with the job's id, which nothing else can have.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING
+
+from dfwatch.durable import fitting_name, fsync_folder
+from dfwatch.journal import Status
+
+if TYPE_CHECKING:
+    from dfwatch.config import OutcomeSettings
+    from dfwatch.layout import DroppedName, Layout
+    from dfwatch.verdict import Label
+
+_FOLDER_OF_STATUS = {
+    Status.DONE: "done",
+    Status.FAILED: "failed",
+    Status.REJECTED: "quarantine",
+    Status.QUARANTINED: "quarantine",
+}
+_DIGEST_DIGITS = 12
+
+
+def media_base(layout: Layout, status: Status, label: Label | None, outcome: OutcomeSettings) -> str:
+    """Top folder for the files of this outcome."""
+    base = layout.folder(_FOLDER_OF_STATUS[status])
+    return os.path.join(base, str(label)) if label is not None and outcome.verdict_folders else base
+
+
+def action_for(label: Label | None, outcome: OutcomeSettings) -> str:
+    """``move``, ``keep`` or ``delete``; whatever has no verdict is moved."""
+    action: str = "move" if label is None else getattr(outcome, str(label).lower())
+    return action
+
+
+def sidecar_base(layout: Layout, status: Status, label: Label | None, outcome: OutcomeSettings) -> str:
+    """Top folder for the sidecars of this outcome."""
+    beside = outcome.sidecar == "beside" and action_for(label, outcome) == "move"
+    return media_base(layout, status, label, outcome) if beside else layout.results
+
+
+def sidecar_names(name: str, sha256: str | None, job_id: str) -> list[str]:
+    """Names for a sidecar, in the order in which they are tried."""
+    digest = [f".{sha256[:_DIGEST_DIGITS]}.json"] if sha256 else []
+    return [fitting_name(name, suffix) for suffix in (".json", *digest, f".{job_id}.json")]
+
+
+def media_names(name: str, sha256: str | None, job_id: str) -> list[str]:
+    """Names for a moved file, in the order in which they are tried; its ending stays at the end."""
+    stem, ending = os.path.splitext(name)
+    digest = [f".{sha256[:_DIGEST_DIGITS]}{ending}"] if sha256 else []
+    return [name, *(fitting_name(stem, suffix) for suffix in (*digest, f".{job_id}{ending}"))]
+
+
+def make_folder(base: str, dropped: DroppedName, job_id: str) -> str:
+    """Make the subfolder ``dropped.folder`` below ``base``, durably; the job's own folder where that is impossible.
+
+    It is impossible where a file already has the name of one of its parts, or where the path gets too long.
+    """
+    wanted = os.path.join(base, dropped.folder) if dropped.folder else base
+    try:
+        _make_durable(wanted)
+    except (FileExistsError, NotADirectoryError):
+        pass
+    except OSError as exc:
+        if exc.errno != errno.ENAMETOOLONG:
+            raise
+    else:
+        return wanted
+    fallback = os.path.join(base, job_id)
+    _make_durable(fallback)
+    return fallback
+
+
+def _make_durable(path: str) -> None:
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    _make_durable(parent)
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+        return
+    fsync_folder(parent)
