@@ -14,8 +14,9 @@ from dfwatch.placement import action_for, make_folder, media_base, media_names
 if TYPE_CHECKING:
     from dfwatch.config import OutcomeSettings
     from dfwatch.intake import Job
-    from dfwatch.journal import Journal, Status
+    from dfwatch.journal import Journal
     from dfwatch.layout import Layout
+    from dfwatch.reasons import Status
     from dfwatch.verdict import Label
 
 

@@ -19,11 +19,10 @@ from dfwatch.verdict import Label
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dfwatch.journal import Status
     from dfwatch.layout import DroppedName
     from dfwatch.models.bundle import Bundle
     from dfwatch.reading import Reading
-    from dfwatch.reasons import Reason
+    from dfwatch.reasons import Reason, Status
     from dfwatch.verdict import Decision
 
 SCHEMA_VERSION = "1.0"

@@ -13,13 +13,14 @@ import sqlite3
 import threading
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from dfwatch.errors import StorageError
 from dfwatch.layout import DroppedName
+from dfwatch.reasons import Status
+from dfwatch.stamps import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,15 +70,6 @@ class State(StrEnum):
     CLOSED = "closed"
 
 
-class Status(StrEnum):
-    """How a job ended; the ``status`` of its sidecar."""
-
-    DONE = "done"
-    FAILED = "failed"
-    REJECTED = "rejected"
-    QUARANTINED = "quarantined"
-
-
 @dataclass(frozen=True, slots=True)
 class JobRow:
     """One job as the journal knows it; times are ISO 8601 in UTC."""
@@ -99,11 +91,6 @@ class JobRow:
     detail: str | None
     sidecar: str | None
     media: str | None
-
-
-def utc_now() -> str:
-    """The wall clock as ISO 8601 in UTC with milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Journal:

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from dfwatch.durable import fitting_name, fsync_folder
-from dfwatch.journal import Status
+from dfwatch.reasons import Status
 
 if TYPE_CHECKING:
     from dfwatch.config import OutcomeSettings

@@ -1,8 +1,17 @@
-"""The closed list of reason codes that a sidecar may carry beside a status other than ``done``."""
+"""How a job may end: the closed lists of statuses and of reason codes."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+
+
+class Status(StrEnum):
+    """How a job ended; the ``status`` of its sidecar."""
+
+    DONE = "done"
+    FAILED = "failed"
+    REJECTED = "rejected"
+    QUARANTINED = "quarantined"
 
 
 class Reason(StrEnum):

@@ -1,0 +1,16 @@
+"""Times and names for people and for sorting; never for measuring, which is the monotonic clock's."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+
+
+def utc_now() -> str:
+    """The wall clock as ISO 8601 in UTC with milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def new_job_id() -> str:
+    """A name that sorts by time and does not repeat: UTC to the microsecond and 32 random bits."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}"
