@@ -1,0 +1,1 @@
+"""Training tools: prepare data, train, calibrate, evaluate. Never imported by the service."""

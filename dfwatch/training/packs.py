@@ -1,0 +1,110 @@
+"""Packs: face crops as JPEG in plain tar files of limited size, with an index that gives each picture's place.
+
+A pack is a folder: ``index.csv`` and ``shard-000.tar``, ``shard-001.tar`` … Any tar tool can look inside (the layout is
+that of WebDataset); our reader jumps straight to a picture by its offset. Shards are kept under 60 MiB so that they
+travel to another machine in small pieces.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import mmap
+import os
+import tarfile
+from typing import TYPE_CHECKING, Self
+
+import cv2
+import numpy as np
+
+from dfwatch.errors import TrainingError
+from dfwatch.training.records import INDEX_NAME, Record, read_index, write_index
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+SHARD_LIMIT_BYTES = 60 * 1024**2
+_BLOCK_BYTES = tarfile.BLOCKSIZE
+
+
+class PackWriter:
+    """Append crops to a pack; the index is written on close, so an unfinished pack is never mistaken for a whole one."""
+
+    def __init__(self, folder: str, shard_limit_bytes: int = SHARD_LIMIT_BYTES) -> None:
+        self._folder = folder
+        self._limit_bytes = shard_limit_bytes
+        self._records: list[Record] = []
+        self._tar: tarfile.TarFile | None = None
+        self._shards = 0
+        os.makedirs(folder, exist_ok=True)
+
+    def add(self, jpeg: bytes, record: Record) -> None:
+        """Store one encoded picture; ``shard``, ``offset`` and ``length`` of ``record`` are filled in here."""
+        padded_bytes = _BLOCK_BYTES + -(-len(jpeg) // _BLOCK_BYTES) * _BLOCK_BYTES
+        if self._tar is not None and self._tar.offset + padded_bytes + tarfile.RECORDSIZE > self._limit_bytes:
+            self._tar.close()
+            self._tar = None
+        if self._tar is None:
+            self._tar = tarfile.open(  # noqa: SIM115 - stays open over many calls
+                os.path.join(self._folder, f"shard-{self._shards:03d}.tar"), "w", format=tarfile.USTAR_FORMAT
+            )
+            self._shards += 1
+        member = tarfile.TarInfo(record.name)
+        member.size = len(jpeg)
+        offset = self._tar.offset + _BLOCK_BYTES
+        self._tar.addfile(member, io.BytesIO(jpeg))
+        shard = f"shard-{self._shards - 1:03d}.tar"
+        self._records.append(dataclasses.replace(record, shard=shard, offset=offset, length=len(jpeg)))
+
+    def close(self) -> list[Record]:
+        """Finish the pack and return its index."""
+        if self._tar is not None:
+            self._tar.close()
+            self._tar = None
+        write_index(os.path.join(self._folder, INDEX_NAME), self._records)
+        return self._records
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        elif self._tar is not None:
+            self._tar.close()
+
+
+class Pack:
+    """Read a pack: records, and pictures by record. Cheap to open; shards are mapped when first used, per process."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.records = read_index(os.path.join(folder, INDEX_NAME))
+        self._maps: dict[str, mmap.mmap] = {}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"folder": self.folder, "records": self.records, "_maps": {}}
+
+    def encoded(self, record: Record) -> bytes:
+        """Return the JPEG of one record."""
+        shard = self._maps.get(record.shard)
+        if shard is None:
+            path = os.path.join(self.folder, record.shard)
+            try:
+                with open(path, "rb") as stream:
+                    shard = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise TrainingError("opening a shard", path, error, hint="prepare the data set again") from error
+            self._maps[record.shard] = shard
+        return shard[record.offset : record.offset + record.length]
+
+    def picture(self, record: Record) -> NDArray[np.uint8]:
+        """Return one picture as uint8 RGB of shape (height, width, 3)."""
+        image = cv2.imdecode(np.frombuffer(self.encoded(record), np.uint8), cv2.IMREAD_COLOR_RGB)
+        if image is None:
+            raise TrainingError("decoding a crop", f"{self.folder}/{record.name}", "not a picture")
+        return np.asarray(image, np.uint8)

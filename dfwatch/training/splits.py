@@ -1,0 +1,81 @@
+"""Who trains, who selects, who tests: decided for whole groups, by a hash that never changes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from dfwatch.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dfwatch.training.records import Record
+
+Split = Literal["train", "select", "test"]
+SPLITS: tuple[Split, ...] = ("train", "select", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitRule:
+    """Shares of the groups held out, and the salt of the hash. The same rule always gives the same split.
+
+    Attributes:
+        salt: Changing it deals the groups anew.
+        select: Share of groups on which models, calibration and thresholds are chosen.
+        test: Share of groups that are only reported on.
+    """
+
+    salt: str = "dfwatch-1"
+    select: float = 0.10
+    test: float = 0.10
+
+    def of_group(self, group: str) -> Split:
+        """Return the part that a group belongs to; a pure function of salt and group."""
+        digest = hashlib.sha256(f"{self.salt}:{group}".encode()).digest()
+        position = int.from_bytes(digest[:8], "big") / 2**64
+        if position < self.test:
+            return "test"
+        return "select" if position < self.test + self.select else "train"
+
+    def of_record(self, record: Record) -> Split:
+        """Return the part a record belongs to: the data set's own split where it has one, else by group."""
+        for split in SPLITS:
+            if record.split == split:
+                return split
+        return self.of_group(record.group)
+
+
+def take(records: Iterable[Record], split: Split, rule: SplitRule, excluded: frozenset[str]) -> list[Record]:
+    """Return the records of one part, without those whose video or group is on the exclusion list."""
+    return [
+        record
+        for record in records
+        if record.video not in excluded and record.group not in excluded and rule.of_record(record) == split
+    ]
+
+
+def read_exclusions(path: str) -> frozenset[str]:
+    """Read an exclusion list: one video or group name a line, ``#`` begins a comment."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            lines = (line.partition("#")[0].strip() for line in stream)
+            return frozenset(line for line in lines if line)
+    except OSError as error:
+        raise TrainingError("reading the exclusion list", path, error.strerror or error) from error
+
+
+def check_disjoint(parts: Sequence[Iterable[Record]]) -> None:
+    """Refuse parts that share a group.
+
+    Raises:
+        TrainingError: Naming one group that is in two parts.
+    """
+    seen: dict[str, int] = {}
+    for number, part in enumerate(parts):
+        for record in part:
+            if seen.setdefault(record.group, number) != number:
+                raise TrainingError(
+                    "splitting the data", record.group, "this group is in two parts", hint="fix the index's split column"
+                )

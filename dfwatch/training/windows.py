@@ -1,0 +1,61 @@
+"""Where a model's crop lies in a stored picture: the reference window, and windows drawn around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dfwatch.training.records import Record
+
+# Measured with YuNet on the DFDC crops (docs/training.md): their side is 0.84 of the face box's longer side, and their
+# centre lies 0.056 of it below the box's centre.
+REFERENCE_MARGIN = -0.08
+REFERENCE_SHIFT_Y = 0.055
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A square in a picture, in pixels; it lies inside the picture."""
+
+    left: float
+    top: float
+    side: float
+
+
+def reference_window(
+    record: Record,
+    shape: tuple[int, int],
+    margin: float = REFERENCE_MARGIN,
+    shift_y: float = REFERENCE_SHIFT_Y,
+) -> Window:
+    """Return the window that a ``CropSpec`` of this margin and shift cuts, moved or shrunk to stay in the picture."""
+    height, width = shape
+    x, y, box_width, box_height = record.box
+    longer = max(box_width * width, box_height * height)
+    side = longer * (1 + 2 * margin)
+    centre_x = (x + box_width / 2) * width
+    centre_y = (y + box_height / 2) * height + shift_y * longer
+    return fit_window(centre_x, centre_y, side, shape)
+
+
+def fit_window(centre_x: float, centre_y: float, side: float, shape: tuple[int, int]) -> Window:
+    """Return the square of this centre and side, shrunk and moved until it lies in a picture of ``shape``."""
+    height, width = shape
+    side = max(8.0, min(side, float(height), float(width)))
+    left = min(max(centre_x - side / 2, 0.0), width - side)
+    top = min(max(centre_y - side / 2, 0.0), height - side)
+    return Window(left, top, side)
+
+
+def cut_window(image: NDArray[np.uint8], window: Window, size_px: int) -> NDArray[np.uint8]:
+    """Cut a window and scale it to ``size_px``: area averaging when it shrinks, linear when it grows."""
+    left, top, side = round(window.left), round(window.top), max(1, round(window.side))
+    crop = image[top : top + side, left : left + side]
+    method = cv2.INTER_AREA if crop.shape[0] > size_px else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(crop, (size_px, size_px), interpolation=method), np.uint8)
