@@ -116,16 +116,21 @@ class WatchSettings:
     )
     lease: str = setting(
         "auto",
-        doc="Ask the kernel whether a local process still has the file open for writing: auto, on, off.",
+        doc="Ask the kernel whether a local process still has the file open for writing: auto (not on network file "
+        "systems), on, off.",
         choices=("auto", "on", "off"),
     )
     marker: str = setting(
         "",
-        doc="Take a file only when a marker file lies beside it, e.g. '.done' for clip.mp4.done; empty: no marker.",
+        doc="Take a file only when a marker file lies beside it, e.g. '.done' for clip.mp4.done; quiet_s still holds, the "
+        "longer windows do not. Empty: no marker.",
     )
     rename_from: str = setting(
         "",
         doc="Senders write under this ending and rename when whole, e.g. '.uploading'; such names are left alone.",
+    )
+    remove_empty_folders_s: float = setting(
+        0.0, doc="Remove subfolders of the inbox that stayed empty for this long; 0: never.", minimum=0.0
     )
     min_free_bytes: int = setting(
         512 * 1024 * 1024, doc="Take in nothing new while the disk has less than this free.", minimum=0
