@@ -122,8 +122,8 @@ class WatchSettings:
     )
     marker: str = setting(
         "",
-        doc="Take a file only when a marker file lies beside it, e.g. '.done' for clip.mp4.done; quiet_s still holds, the "
-        "longer windows do not. Empty: no marker.",
+        doc="Take a file only when a marker file lies beside it, e.g. '.done' for clip.mp4.done; quiet_s still holds, "
+        "the longer windows do not. Empty: no marker.",
     )
     rename_from: str = setting(
         "",
