@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from dfwatch.intake import Job
     from dfwatch.journal import Journal
     from dfwatch.layout import Layout
-    from dfwatch.reasons import Status
-    from dfwatch.verdict import Label
-
+    from dfwatch.reasons import Label, Status
+    
 
 def dispose(
     layout: Layout,

@@ -14,7 +14,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from dfwatch.layout import is_utf8, printable
-from dfwatch.verdict import Label
+from dfwatch.reasons import Label
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from dfwatch.completeness import Fingerprint
 from dfwatch.crashpoints import crash_point
 from dfwatch.durable import fsync_folder, rename_new
 from dfwatch.errors import StorageError
@@ -39,6 +40,7 @@ class Job:
         received_at: When it was claimed, ISO 8601 in UTC.
         evidence: Why it was held to be complete.
         alone: Whether it must run with no other job beside it.
+        recovered: Whether an earlier run claimed it.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Job:
     received_at: str
     evidence: tuple[str, ...] = field(default=())
     alone: bool = False
+    recovered: bool = False
 
     @property
     def source(self) -> str:
@@ -54,13 +57,16 @@ class Job:
         return os.path.join(self.folder, SOURCE)
 
 
-def claim(layout: Layout, journal: Journal, relative: str, evidence: tuple[str, ...]) -> Job | None:
-    """Take a ready file out of the inbox; None if it vanished meanwhile.
+def claim(
+    layout: Layout, journal: Journal, relative: str, expected: Fingerprint, evidence: tuple[str, ...]
+) -> Job | None:
+    """Take a ready file out of the inbox; None if it vanished or is no longer the one that was found ready.
 
     Args:
         layout: The service's folders.
         journal: Where the job is entered.
         relative: The file's path relative to the inbox.
+        expected: What it looked like when it was found ready.
         evidence: Why it is held to be complete; for the sidecar.
 
     Raises:
@@ -71,13 +77,17 @@ def claim(layout: Layout, journal: Journal, relative: str, evidence: tuple[str, 
     job_id = new_job_id()
     job = Job(job_id, dropped, os.path.join(layout.work, job_id), utc_now(), evidence)
     try:
-        size_bytes = os.lstat(path).st_size
+        if not Fingerprint.from_stat(os.lstat(path)).same_bytes(expected, renamed=False):
+            return None
         os.mkdir(job.folder)
         crash_point("intake.folder_made")
         _write_note(job)
         crash_point("intake.note_written")
         rename_new(path, job.source)
         crash_point("intake.claimed")
+        claimed = Fingerprint.from_stat(os.lstat(job.source))
+        if not claimed.same_bytes(expected, renamed=True) and _give_back(job, path):
+            return None
         fsync_folder(job.folder)
         fsync_folder(layout.work)
     except OSError as exc:
@@ -90,9 +100,19 @@ def claim(layout: Layout, journal: Journal, relative: str, evidence: tuple[str, 
             exc.strerror or exc,
             hint="check the permissions of inbox/ and work/ and the disk",
         ) from exc
-    journal.add(job.id, dropped, received_at=job.received_at, size_bytes=size_bytes, evidence=evidence)
+    journal.add(job.id, dropped, received_at=job.received_at, size_bytes=claimed.size_bytes, evidence=evidence)
     crash_point("job.queued")
     return job
+
+
+def _give_back(job: Job, path: str) -> bool:
+    """Undo a claim that caught another file than the one that was ready; False if the name is taken again."""
+    try:
+        rename_new(job.source, path)
+    except FileExistsError:
+        return False
+    remove_job_folder(job.folder)
+    return True
 
 
 def recover(layout: Layout, journal: Journal) -> list[Job]:
@@ -115,7 +135,7 @@ def recover(layout: Layout, journal: Journal) -> list[Job]:
     for row in reading:
         journal.requeue(row.id, alone=len(reading) > 1)
     alone = {row.id for row in rows.values() if row.alone or (row in reading and len(reading) > 1)}
-    return [replace(job, alone=job.id in alone) for job in jobs]
+    return [replace(job, alone=job.id in alone, recovered=True) for job in jobs]
 
 
 def lost_sources(layout: Layout, journal: Journal) -> list[JobRow]:

@@ -22,7 +22,7 @@ from dfwatch.stamps import new_job_id, utc_now
 from dfwatch.verdict import decide, limits_in_force
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from dfwatch.models.bundle import Bundle
     from dfwatch.reading import CropSpec, Reading
     from dfwatch.verdict import Decision
+
+_HASH_BLOCK_BYTES = 4 * 1024 * 1024
 
 
 class FileReader(Protocol):
@@ -97,13 +99,17 @@ def check_admissible(dropped: DroppedName, size_bytes: int, settings: Settings) 
         )
 
 
-def sha256_of(fd: int) -> str:
-    """Lower-case hex SHA-256 of an open file, whatever its file position."""
-    with open(os.dup(fd), "rb") as stream:
-        stream.seek(0)
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        stream.seek(0)
-    return digest
+def sha256_of(fd: int, progress: Callable[[], None] | None = None) -> str:
+    """Lower-case hex SHA-256 of an open file, whatever its file position; ``progress`` is called now and then."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(_HASH_BLOCK_BYTES))
+    position = 0
+    while count := os.preadv(fd, [buffer], position):
+        digest.update(buffer[:count])
+        position += count
+        if progress is not None:
+            progress()
+    return digest.hexdigest()
 
 
 def status_of(error: DfwatchError) -> Status:
@@ -176,9 +182,9 @@ class Judge:
         refusal: Refusal | None = None
         status = Status.DONE
         try:
-            fd, identity = open_regular(path, dropped.shown)
+            fd, fingerprint = open_regular(path, dropped.shown)
             try:
-                size_bytes = identity.size_bytes
+                size_bytes = fingerprint.size_bytes
                 check_admissible(dropped, size_bytes, self._settings)
                 sha256 = sha256_of(fd)
                 timer.lap("hash")
@@ -186,7 +192,7 @@ class Judge:
                 timer.restart()
                 scores = self._scorer.score(reading.crops)
                 timer.lap("inference")
-                check_unchanged(fd, path, dropped.shown, identity)
+                check_unchanged(fd, path, dropped.shown, fingerprint)
             finally:
                 os.close(fd)
             decision = conclude(reading, scores, self._scorer.bundle, self._settings)

@@ -11,12 +11,11 @@ import os
 from typing import TYPE_CHECKING
 
 from dfwatch.durable import fitting_name, fsync_folder
-from dfwatch.reasons import Status
+from dfwatch.reasons import Label, Status
 
 if TYPE_CHECKING:
     from dfwatch.config import OutcomeSettings
     from dfwatch.layout import DroppedName, Layout
-    from dfwatch.verdict import Label
 
 _FOLDER_OF_STATUS = {
     Status.DONE: "done",
@@ -43,6 +42,13 @@ def sidecar_base(layout: Layout, status: Status, label: Label | None, outcome: O
     """Top folder for the sidecars of this outcome."""
     beside = outcome.sidecar == "beside" and action_for(label, outcome) == "move"
     return media_base(layout, status, label, outcome) if beside else layout.results
+
+
+def sidecar_bases(layout: Layout, outcome: OutcomeSettings) -> list[str]:
+    """Every top folder in which a sidecar may lie under these settings."""
+    bases = [sidecar_base(layout, Status.DONE, label, outcome) for label in Label]
+    bases += [sidecar_base(layout, status, None, outcome) for status in Status]
+    return list(dict.fromkeys(bases))
 
 
 def sidecar_names(name: str, sha256: str | None, job_id: str) -> list[str]:

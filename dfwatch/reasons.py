@@ -1,4 +1,4 @@
-"""How a job may end: the closed lists of statuses and of reason codes."""
+"""How a job may end: the closed lists of statuses, verdict labels and reason codes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ class Status(StrEnum):
     FAILED = "failed"
     REJECTED = "rejected"
     QUARANTINED = "quarantined"
+
+
+class Label(StrEnum):
+    """What is published of a video. A score is not proof, whatever the label."""
+
+    FAKE = "FAKE"
+    REAL = "REAL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    NO_FACE = "NO_FACE"
 
 
 class Reason(StrEnum):

@@ -4,29 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 
+from dfwatch.completeness import Fingerprint
 from dfwatch.errors import FileChangedError, RefusedError, StorageError
 from dfwatch.reasons import Reason
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What must not change between the first and the last look at a file."""
-
-    device: int
-    inode: int
-    size_bytes: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, info: os.stat_result) -> Identity:
-        """From a stat result."""
-        return cls(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
-
-
-def open_regular(path: str, shown: str) -> tuple[int, Identity]:
+def open_regular(path: str, shown: str) -> tuple[int, Fingerprint]:
     """Open a file for reading if it is a regular one, without following links or waiting for a pipe.
 
     Args:
@@ -34,7 +18,7 @@ def open_regular(path: str, shown: str) -> tuple[int, Identity]:
         shown: How it is called in errors.
 
     Returns:
-        A descriptor, which the caller closes, and the file's identity at this moment.
+        A descriptor, which the caller closes, and the file's fingerprint at this moment.
 
     Raises:
         RefusedError: It is a link, a pipe, a socket, a device or empty, is not there, or may not be read.
@@ -62,20 +46,20 @@ def open_regular(path: str, shown: str) -> tuple[int, Identity]:
     except BaseException:
         os.close(fd)
         raise
-    return fd, Identity.of(info)
+    return fd, Fingerprint.from_stat(info)
 
 
-def check_unchanged(fd: int, path: str, shown: str, before: Identity) -> None:
+def check_unchanged(fd: int, path: str, shown: str, before: Fingerprint) -> None:
     """Make sure that a file is still the one, with the bytes, that ``before`` was taken of.
 
     Raises:
         FileChangedError: It was written to, replaced or removed.
     """
     try:
-        now, there = Identity.of(os.fstat(fd)), Identity.of(os.lstat(path))
+        now, there = Fingerprint.from_stat(os.fstat(fd)), Fingerprint.from_stat(os.lstat(path))
     except FileNotFoundError as exc:
         raise FileChangedError("checking", shown, "it was removed", reason=Reason.VANISHED) from exc
-    if now != before or there != before:
+    if not (now.same_bytes(before, renamed=False) and there.same_bytes(before, renamed=False)):
         raise FileChangedError(
             "checking",
             shown,

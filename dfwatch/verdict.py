@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from dfwatch.reasons import Label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,15 +23,6 @@ if TYPE_CHECKING:
     from dfwatch.config import FaceSettings, VerdictSettings
     from dfwatch.models.bundle import Calibration, Thresholds
     from dfwatch.reading import Face, Reading, Track
-
-
-class Label(StrEnum):
-    """What is published of a video. A score is not proof, whatever the label."""
-
-    FAKE = "FAKE"
-    REAL = "REAL"
-    INCONCLUSIVE = "INCONCLUSIVE"
-    NO_FACE = "NO_FACE"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,112 @@
+"""The last stage: verdict, a last look at the file, sidecar, journal, disposal. In that order, whatever happens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from dfwatch.crashpoints import crash_point
+from dfwatch.disposal import dispose
+from dfwatch.document import Run, Subject, build
+from dfwatch.judge import conclude, host_runtime
+from dfwatch.placement import sidecar_base, sidecar_bases
+from dfwatch.reasons import Label, Status
+from dfwatch.sinks import sidecar
+from dfwatch.source import check_unchanged
+
+if TYPE_CHECKING:
+    from dfwatch.config import Settings
+    from dfwatch.journal import Journal
+    from dfwatch.judge import Scorer
+    from dfwatch.layout import Layout
+    from dfwatch.ticket import Patience, Ticket
+    from dfwatch.verdict import Decision
+
+STAGE: Final = "publisher"
+
+
+class Publisher:
+    """Brings tickets to their end.
+
+    Args:
+        layout: The service's folders.
+        journal: The service's journal.
+        scorer: The detector, for its bundle and what it says of itself.
+        patience: Waits out a sick disk.
+    """
+
+    def __init__(self, layout: Layout, journal: Journal, scorer: Scorer, patience: Patience) -> None:
+        self._layout = layout
+        self._journal = journal
+        self._bundle = scorer.bundle
+        self._runtime = host_runtime(scorer)
+        self._patience = patience
+
+    def published_before(self, ticket: Ticket, settings: Settings) -> bool:
+        """Whether an earlier run wrote this job's sidecar and died before it put the file away."""
+        if not ticket.job.recovered:
+            return False
+        for base in sidecar_bases(self._layout, settings.outcome):
+            found = sidecar.find(sidecar.Place(base, ticket.job.dropped, ticket.sha256, ticket.job.id))
+            if found is not None:
+                ticket.sidecar, ticket.document = found
+                return True
+        return False
+
+    def publish(self, ticket: Ticket, settings: Settings) -> str | None:
+        """Publish one outcome and put the file away; returns where the file now lies.
+
+        Raises:
+            FileChangedError: The bytes are no longer those that were read; nothing was published.
+            StorageError: The disk failed for good.
+            Stopped: The pipeline stops while the disk fails.
+        """
+        job = ticket.job
+        if ticket.document is None:
+            ticket.document = self._conclude(ticket, settings)
+        document = ticket.document
+        status, sha256 = Status(document["status"]), document["subject"]["sha256"]
+        label = None if document["verdict"] is None else Label(document["verdict"])
+        if ticket.sidecar is None:
+            base = sidecar_base(self._layout, status, label, settings.outcome)
+            place = sidecar.Place(base, job.dropped, sha256, job.id)
+            ticket.sidecar = self._patience.until_done(lambda: sidecar.publish(place, document), STAGE)
+        self._patience.until_done(lambda: self._note(ticket, document, status), STAGE)
+        crash_point("job.published")
+        return self._patience.until_done(
+            lambda: dispose(
+                self._layout, self._journal, job, status=status, label=label, sha256=sha256, outcome=settings.outcome
+            ),
+            STAGE,
+        )
+
+    def _conclude(self, ticket: Ticket, settings: Settings) -> dict[str, Any]:
+        job, reading, scores = ticket.job, ticket.reading, ticket.scores
+        ticket.timer.restart()
+        decision: Decision | None = None
+        if reading is not None and scores is not None:
+            decision = conclude(reading, scores, self._bundle, settings)
+        size_bytes: int | None = None
+        if ticket.fd is not None and ticket.fingerprint is not None:
+            check_unchanged(ticket.fd, job.source, job.dropped.shown, ticket.fingerprint)
+            size_bytes = ticket.fingerprint.size_bytes
+        ticket.timer.lap("verdict")
+        return build(
+            ticket.status,
+            Subject(job.dropped, size_bytes, ticket.sha256, job.received_at, job.evidence),
+            Run(job.id, ticket.attempt, self._bundle, self._runtime, ticket.timer.stages_ms),
+            reading=reading,
+            decision=decision,
+            refusal=ticket.refusal,
+        )
+
+    def _note(self, ticket: Ticket, document: dict[str, Any], status: Status) -> None:
+        self._journal.published(
+            ticket.job.id,
+            status,
+            sidecar=ticket.sidecar or "",
+            sha256=document["subject"]["sha256"],
+            verdict=document["verdict"],
+            p_fake=document["p_fake"],
+            reason=document["reason"],
+            detail=document["reason_detail"],
+        )

@@ -1,0 +1,134 @@
+"""What travels through the pipeline: one job with everything that the stages have found out about it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from dfwatch.errors import StorageError
+from dfwatch.judge import Timer
+from dfwatch.reasons import Status
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dfwatch.completeness import Fingerprint
+    from dfwatch.document import Refusal
+    from dfwatch.intake import Job
+    from dfwatch.reading import Reading
+
+_LONGEST_STORAGE_DELAY_S: Final = 30.0
+_BEAT_S: Final = 1.0
+
+_T = TypeVar("_T")
+
+
+class Observer(Protocol):
+    """Who is told how the pipeline gets on."""
+
+    def beat(self, stage: str) -> None:
+        """A stage made progress, or has nothing to do."""
+
+    def busy(self, stage: str, limit_s: float) -> None:
+        """A stage began something that may take as long as ``limit_s``."""
+
+    def finished(self, job: Job, document: dict[str, Any], sidecar: str, media: str | None) -> None:
+        """A job has come to its end; ``media`` is where its file now lies."""
+
+    def event(self, event: str, **fields: Any) -> None:  # noqa: ANN401 - log fields
+        """Something worth a line in the log."""
+
+    def failed(self, error: BaseException) -> None:
+        """The service cannot go on and must be started afresh."""
+
+    def slot_free(self) -> None:
+        """There may be room for another file."""
+
+
+class Stopped(Exception):  # noqa: N818 - a signal within one thread, not an error
+    """The pipeline is stopping; what is in hand goes to the next start."""
+
+
+@dataclass(slots=True)
+class Ticket:
+    """One job on its way.
+
+    Attributes:
+        job: The job.
+        attempt: Which attempt this is, from 1.
+        fd: Descriptor of the claimed file, open until the verdict is published.
+        fingerprint: What the file looked like before it was read.
+        sha256: Digest of its bytes.
+        reading: What the reader found.
+        scores: float32 of shape (n,), raw p(fake) of the reading's crops.
+        status: How the job will end.
+        refusal: Why there is no verdict.
+        document: The sidecar document, once it is built.
+        sidecar: Path of the sidecar, once it is durable.
+        timer: Milliseconds by stage.
+    """
+
+    job: Job
+    attempt: int = 0
+    fd: int | None = None
+    fingerprint: Fingerprint | None = None
+    sha256: str | None = None
+    reading: Reading | None = None
+    scores: NDArray[np.float32] | None = None
+    status: Status = Status.DONE
+    refusal: Refusal | None = None
+    document: dict[str, Any] | None = None
+    sidecar: str | None = None
+    timer: Timer = field(default_factory=Timer)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
+    def refuse(self, status: Status, refusal: Refusal) -> None:
+        """End this job without a verdict."""
+        self.status, self.refusal = status, refusal
+        self.reading, self.scores = None, None
+
+
+class Patience:
+    """Keeps trying while the disk fails: a sick disk is no reason to drop a file.
+
+    Args:
+        observer: Is told of each failure.
+        stopping: Ends the waiting.
+    """
+
+    def __init__(self, observer: Observer, stopping: threading.Event) -> None:
+        self._observer = observer
+        self._stopping = stopping
+
+    def until_done(self, operation: Callable[[], _T], stage: str) -> _T:
+        """Result of ``operation``, tried again with growing pauses while it raises a retryable StorageError.
+
+        Raises:
+            StorageError: It will never succeed.
+            Stopped: The pipeline stops meanwhile.
+        """
+        delay_s = 0.2
+        while True:
+            try:
+                return operation()
+            except StorageError as error:
+                if not error.retryable:
+                    raise
+                self._observer.event("the disk failed, trying again", error=str(error), delay_s=delay_s)
+            until_s = time.monotonic() + delay_s
+            while (left_s := until_s - time.monotonic()) > 0:
+                self._observer.beat(stage)
+                if self._stopping.wait(min(_BEAT_S, left_s)):
+                    raise Stopped
+            delay_s = min(_LONGEST_STORAGE_DELAY_S, 2 * delay_s)
