@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from dfwatch.crashpoints import crash_point
@@ -10,14 +12,15 @@ from dfwatch.durable import fsync_folder, rename_new
 from dfwatch.errors import StorageError
 from dfwatch.intake import remove_job_folder
 from dfwatch.placement import action_for, make_folder, media_base, media_names
+from dfwatch.reasons import Label
 
 if TYPE_CHECKING:
     from dfwatch.config import OutcomeSettings
     from dfwatch.intake import Job
-    from dfwatch.journal import Journal
+    from dfwatch.journal import JobRow, Journal
     from dfwatch.layout import Layout
-    from dfwatch.reasons import Label, Status
-    
+    from dfwatch.reasons import Status
+
 
 def dispose(
     layout: Layout,
@@ -63,6 +66,32 @@ def dispose(
             hint="check the disk and the permissions of the root",
         ) from exc
     return media
+
+
+def locate_media(layout: Layout, row: JobRow, outcome: OutcomeSettings) -> str | None:
+    """Where the file of a published job lies that was moved just before a crash; None if it was deleted."""
+    label = None if row.verdict is None else Label(row.verdict)
+    if row.status is None or action_for(label, outcome) == "delete":
+        return None
+    moved_to = os.path.join(media_base(layout, row.status, label, outcome), row.dropped.folder)
+    kept_in = os.path.join(layout.inbox, row.dropped.folder)
+    folder = kept_in if action_for(label, outcome) == "keep" else moved_to
+    for name in media_names(row.dropped.name, row.sha256, row.id):
+        path = os.path.join(folder, name)
+        if _is_it(path, row):
+            return path
+    return None
+
+
+def _is_it(path: str, row: JobRow) -> bool:
+    try:
+        info = os.lstat(path)
+        if not stat.S_ISREG(info.st_mode) or row.sha256 is None:
+            return info.st_size == row.size_bytes
+        with open(path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == row.sha256
+    except OSError:
+        return False
 
 
 def _move(job: Job, folder: str, sha256: str | None) -> str:

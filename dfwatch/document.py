@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from dfwatch.layout import is_utf8, printable
+from dfwatch.layout import as_unicode, is_utf8
 from dfwatch.reasons import Label
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def schema() -> dict[str, Any]:
 
 def _subject(subject: Subject) -> dict[str, Any]:
     name = subject.dropped.name
-    document: dict[str, Any] = {"name": printable(name), "folder": printable(subject.dropped.folder)}
+    document: dict[str, Any] = {"name": as_unicode(name), "folder": as_unicode(subject.dropped.folder)}
     if not is_utf8(subject.dropped.relative):
         document["name_bytes_b64"] = base64.b64encode(os.fsencode(subject.dropped.relative)).decode("ascii")
     return {

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from dfwatch.errors import StorageError
 from dfwatch.layout import DroppedName
-from dfwatch.reasons import Status
+from dfwatch.reasons import Reason, Status
 from dfwatch.stamps import utc_now
 
 if TYPE_CHECKING:
@@ -242,6 +242,14 @@ class Journal:
             db.execute(
                 "UPDATE jobs SET state = ?, media = ?, updated_at = ? WHERE id = ?",
                 (State.CLOSED, None if media is None else os.fsencode(media), utc_now(), job_id),
+            )
+
+    def vanished(self, job_id: str) -> None:
+        """Note that an unfinished job's source was taken out of ``work/`` by somebody else."""
+        with self._write() as db:
+            db.execute(
+                "UPDATE jobs SET state = ?, status = ?, reason = ?, updated_at = ? WHERE id = ?",
+                (State.CLOSED, Status.FAILED, Reason.VANISHED, utc_now(), job_id),
             )
 
     def superseded(self, job_id: str, *, sidecar: str) -> None:

@@ -108,10 +108,10 @@ class DroppedName:
     @property
     def shown(self) -> str:
         """``relative`` with undecodable bytes as U+FFFD: fit for JSON and logs, not for finding the file."""
-        return printable(self.relative)
+        return as_unicode(self.relative)
 
 
-def printable(name: str) -> str:
+def as_unicode(name: str) -> str:
     """A file name as valid Unicode; bytes that are not UTF-8 become U+FFFD."""
     return os.fsencode(name).decode("utf-8", "replace")
 

@@ -1,0 +1,73 @@
+"""What the running daemon says of itself, in a small file that ``dfwatch status`` and others read."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The daemon's state a moment ago.
+
+    Attributes:
+        pid: Its process.
+        version: Of dfwatch.
+        started_at: ISO 8601, UTC.
+        updated_at: When this was written.
+        model: Bundle id and version.
+        device: Where the model runs.
+        device_reason: Why there.
+        precision: Of the model's arithmetic.
+        inbox_ready: Files found complete and not yet claimed.
+        inbox_waiting: Files that are not complete yet.
+        oldest_wait_s: Age of the oldest of those.
+        running: Jobs in work.
+        delayed: Jobs that wait for another attempt.
+        paused: Why nothing new is taken in; empty when it is.
+        deaf: Why file events do not reach the daemon; empty when they do or are not wanted.
+        late: Stages that have made no progress for too long.
+        last: The last outcome: name, status, verdict, p_fake, at.
+        watch: How well the watching works.
+    """
+
+    pid: int
+    version: str
+    started_at: str
+    updated_at: str
+    model: str
+    device: str
+    device_reason: str
+    precision: str
+    inbox_ready: int = 0
+    inbox_waiting: int = 0
+    oldest_wait_s: float = 0.0
+    running: int = 0
+    delayed: int = 0
+    paused: str = ""
+    deaf: str = ""
+    late: tuple[str, ...] = ()
+    last: dict[str, Any] | None = None
+    watch: dict[str, Any] = field(default_factory=dict)
+
+
+def write(path: str, health: Health) -> None:
+    """Replace the file, atomically; a disk that does not take it is no reason to stop."""
+    temporary = f"{path}.tmp"
+    with suppress(OSError):
+        with open(temporary, "w", encoding="utf-8") as stream:
+            json.dump(asdict(health), stream)
+        os.replace(temporary, path)
+
+
+def read(path: str) -> dict[str, Any] | None:
+    """What the daemon last wrote; None where there is nothing readable."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            loaded = json.load(stream)
+    except (OSError, ValueError):
+        return None
+    return loaded if isinstance(loaded, dict) else None
