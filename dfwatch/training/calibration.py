@@ -1,0 +1,125 @@
+"""Fit a bundle's calibration and thresholds on held-out groups."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.stats import beta
+from sklearn.linear_model import LogisticRegression
+
+from dfwatch.errors import TrainingError
+from dfwatch.models.bundle import Calibration, Thresholds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+_EPSILON = 1e-7
+
+
+def logit(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return log(p / (1 - p)), with p kept 1e-7 away from 0 and 1."""
+    clipped = np.clip(probabilities, _EPSILON, 1 - _EPSILON)
+    return np.asarray(np.log(clipped) - np.log1p(-clipped), np.float64)
+
+
+def fit_calibration(
+    method: str, labels: NDArray[np.int64], p_fake: NDArray[np.float64], fitted_on: str
+) -> Calibration:
+    """Fit ``temperature`` (Guo et al., ICML 2017), ``platt`` (Platt, 1999) or ``none``.
+
+    Args:
+        method: Name of the method.
+        labels: 0 REAL, 1 FAKE; both must occur. Each label weighs as much as the other, whatever its number, so that
+            the calibrated probability assumes that half of all videos are fake.
+        p_fake: Raw p(fake) of the same crops.
+        fitted_on: The data, in words.
+
+    Raises:
+        TrainingError: When a label is missing, or higher scores do not go with fakes.
+    """
+    if method == "none":
+        return Calibration(fitted_on=fitted_on)
+    if len(np.unique(labels)) < 2:
+        raise TrainingError("fitting the calibration on", fitted_on, "both labels are needed")
+    logits = logit(p_fake)
+    weights = np.where(labels == 1, 0.5 / np.mean(labels == 1), 0.5 / np.mean(labels == 0))
+    if method == "temperature":
+        signs = np.where(labels == 1, -1.0, 1.0)
+
+        def loss(log_heat: float) -> float:
+            return float(np.mean(weights * np.logaddexp(0, signs * logits / np.exp(log_heat))))
+
+        heat = float(np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))
+        return Calibration(method="temperature", parameters={"temperature": heat}, fitted_on=fitted_on)
+    if method != "platt":
+        raise TrainingError("fitting the calibration", method, "known are none, temperature and platt")
+    model = LogisticRegression(C=1e6, max_iter=1000).fit(logits[:, None], labels, sample_weight=weights)
+    slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
+    if slope <= 0:
+        raise TrainingError("fitting the calibration on", fitted_on, "fakes score lower than reals")
+    return Calibration(method="platt", parameters={"slope": slope, "intercept": intercept}, fitted_on=fitted_on)
+
+
+def choose_thresholds(
+    labels: NDArray[np.int64],
+    p_fake: NDArray[np.float64],
+    groups: Sequence[str],
+    *,
+    chosen_on: str,
+    false_positive_rate: float = 0.01,
+    miss_rate: float = 0.05,
+    confidence: float = 0.9,
+) -> Thresholds:
+    """Choose both thresholds from calibrated probabilities of held-out crops.
+
+    FAKE is the lowest threshold that keeps the share of real groups called FAKE under ``false_positive_rate`` with
+    the given confidence (one-sided Clopper-Pearson bound), so that a new sample of the same kind stays under it too.
+    REAL is the highest threshold that calls at most ``miss_rate`` of the fake groups REAL. A group is called by the
+    mean over its crops of one label.
+
+    Raises:
+        TrainingError: When there are too few real groups to promise such a rate.
+    """
+    reals, fakes = _group_means(labels, p_fake, groups, 0), _group_means(labels, p_fake, groups, 1)
+    allowed = _allowed_alarms(len(reals), false_positive_rate, confidence)
+    if allowed < 0 or not len(fakes):
+        raise TrainingError(
+            "choosing thresholds on",
+            chosen_on,
+            f"{len(reals)} real and {len(fakes)} fake groups are too few for {false_positive_rate:.1%} false alarms",
+            hint="use more held-out groups, or allow more false alarms",
+        )
+    fake = _just_above(reals[len(reals) - 1 - allowed])
+    real = min(float(np.quantile(fakes, miss_rate, method="lower")), fake)
+    return Thresholds(
+        real=real, fake=fake, false_positive_rate=float(np.mean(reals >= fake)), chosen_on=chosen_on
+    )
+
+
+def _group_means(
+    labels: NDArray[np.int64], p_fake: NDArray[np.float64], groups: Sequence[str], label: int
+) -> NDArray[np.float64]:
+    found: dict[str, list[float]] = defaultdict(list)
+    for place, group in enumerate(groups):
+        if labels[place] == label:
+            found[group].append(float(p_fake[place]))
+    return np.sort([float(np.mean(values)) for values in found.values()])
+
+
+def _allowed_alarms(count: int, rate: float, confidence: float) -> int:
+    """Return the largest k of ``count`` whose upper bound is at most ``rate``; -1: not even none of them."""
+    best = -1
+    for alarms in range(count):
+        if float(beta.ppf(confidence, alarms + 1, count - alarms)) > rate:
+            break
+        best = alarms
+    return best
+
+
+def _just_above(value: float) -> float:
+    return min(1.0, float(np.ceil(value * 1e4 + 1e-9) / 1e4))

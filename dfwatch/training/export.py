@@ -1,0 +1,106 @@
+"""From a training run to a bundle folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dfwatch.errors import TrainingError
+from dfwatch.models.bundle import (
+    Bundle,
+    Calibration,
+    InputSpec,
+    OutputSpec,
+    Thresholds,
+    TrainingRecord,
+    group_hash,
+    write_bundle,
+)
+from dfwatch.models.checkpoints import half_precision, read_state_dict
+from dfwatch.reading import CropSpec
+from dfwatch.training.loop import BEST_NAME, LOG_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dfwatch.training.recipe import Recipe
+
+GROUPS_FILE = "training_groups.txt"
+_NOT_CHOSEN = "not chosen yet: run `dfwatch calibrate`"
+
+
+def read_log(run_folder: str) -> list[dict[str, Any]]:
+    """Return the entries of a run's log, oldest first; none when there is no log."""
+    path = os.path.join(run_folder, LOG_NAME)
+    if not os.path.exists(path):
+        return []
+    with open(path, encoding="utf-8") as stream:
+        return [json.loads(line) for line in stream if line.strip()]
+
+
+def export_bundle(
+    run_folder: str,
+    recipe: Recipe,
+    folder: str,
+    *,
+    groups: Iterable[str],
+    licence: str,
+    version: str,
+    description: str = "",
+    data: Sequence[str] = (),
+    known_failures: Sequence[str] = (),
+) -> Bundle:
+    """Write the best weights of a run as a bundle in half precision; calibration and thresholds are still to be fitted.
+
+    Args:
+        run_folder: Folder of the run.
+        recipe: The recipe that made it.
+        folder: Where the bundle goes.
+        groups: Every group that training could touch; ``dfwatch evaluate`` refuses to report on them.
+        licence: Terms of the weights, with the caveats of the data.
+        version: Of the bundle.
+        description: One sentence.
+        data: The data sets, in words.
+        known_failures: One sentence each.
+
+    Raises:
+        TrainingError: When the run has no best weights yet.
+    """
+    weights = os.path.join(run_folder, BEST_NAME)
+    if not os.path.exists(weights):
+        raise TrainingError("exporting a bundle from", run_folder, f"there is no {BEST_NAME}", hint="train longer")
+    best = [entry for entry in read_log(run_folder) if entry["event"] == "measure" and entry["auc"] is not None]
+    best_entry = max(best, key=lambda entry: float(entry["auc"])) if best else {}
+    size_px = int(best_entry.get("size_px", recipe.stages[-1].size_px))
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, GROUPS_FILE), "w", encoding="ascii") as stream:
+        stream.writelines(f"{digest}\n" for digest in sorted({group_hash(group) for group in groups}))
+    bundle = Bundle(
+        id=recipe.id,
+        version=version,
+        description=description,
+        licence=licence,
+        architecture=recipe.architecture.name,
+        architecture_options=recipe.architecture.options,
+        input=InputSpec(size_px=size_px, channel_order="rgb", mean=recipe.norm.mean, std=recipe.norm.std),
+        crop=CropSpec(size_px=size_px, margin=recipe.data.margin, square=True, shift_y=recipe.data.shift_y),
+        output=OutputSpec(kind="softmax", label_order=("REAL", "FAKE")),
+        calibration=Calibration(fitted_on=_NOT_CHOSEN),
+        thresholds=Thresholds(real=0.5, fake=0.5, false_positive_rate=None, chosen_on=_NOT_CHOSEN),
+        training=TrainingRecord(
+            data=tuple(data), recipe=f"recipes, id {recipe.id}, digest {recipe.digest()}", groups_file=GROUPS_FILE
+        ),
+        known_failures=tuple(known_failures),
+        card="README.md" if os.path.exists(os.path.join(folder, "README.md")) else "",
+    )
+    return write_bundle(folder, bundle, half_precision(read_state_dict(Path(weights))))
+
+
+def update_bundle(bundle: Bundle, **changes: Any) -> Bundle:  # noqa: ANN401 - fields of Bundle
+    """Write a bundle's facts anew with some of them changed; the weights stay."""
+    if bundle.folder is None:
+        raise TrainingError("updating the bundle", bundle.id, "it lies in no folder")
+    return write_bundle(bundle.folder, dataclasses.replace(bundle, **changes), bundle.weights_path)

@@ -1,0 +1,172 @@
+"""Score crops of packs, or whole videos through the service's own code, into one list of judged items."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from dfwatch.errors import TrainingError
+from dfwatch.models.bundle import group_hash
+from dfwatch.training.batches import plain_crops
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from dfwatch.models.bundle import Bundle
+    from dfwatch.training.batches import Item
+    from dfwatch.training.crops import Source
+
+_CHUNK = 256
+
+
+class Scorer(Protocol):
+    """What is needed of a detector; ``dfwatch.detector.Detector`` is the real one."""
+
+    @property
+    def bundle(self) -> Bundle:
+        """The model's facts."""
+
+    def score(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Raw p(fake) of uint8 RGB crops (n, size_px, size_px, 3)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """One video (or single crop) with its truth and its score.
+
+    Attributes:
+        name: The video's name.
+        label: 0 REAL, 1 FAKE.
+        group: Source video or identity.
+        source: Data set.
+        manipulation: Kind of fake, where known.
+        p_raw: Uncalibrated p(fake); NaN where no face was found.
+        p_fake: Calibrated p(fake); NaN where no face was found.
+        verdict: FAKE, REAL, INCONCLUSIVE, NO_FACE, or FAILED where the video could not be read.
+        faces: Number of crops behind the score.
+        picture: A crop to look at, uint8 RGB, or None.
+    """
+
+    name: str
+    label: int
+    group: str
+    source: str
+    manipulation: str
+    p_raw: float
+    p_fake: float
+    verdict: str
+    faces: int = 1
+    picture: NDArray[np.uint8] | None = None
+
+
+def refuse_trained(bundle: Bundle, groups: Sequence[str], *, allowed: bool) -> int:
+    """Return how many of the groups the bundle was trained on.
+
+    Raises:
+        TrainingError: When there are any and that was not allowed.
+    """
+    trained = bundle.trained_groups()
+    count = sum(group_hash(group) in trained for group in set(groups))
+    if count and not allowed:
+        raise TrainingError(
+            "evaluating",
+            bundle.id,
+            f"it was trained on {count} of these {len(set(groups))} groups, so the figures would flatter it",
+            hint="take a held-out split, or give --include-trained and say so to your readers",
+        )
+    return count
+
+
+def judge_crops(
+    scorer: Scorer,
+    items: Sequence[Item],
+    *,
+    change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
+    keep_pictures: bool = True,
+) -> list[Judged]:
+    """Score crops of packs; crops of one video are averaged, as the service averages a track.
+
+    Args:
+        scorer: The detector.
+        items: What to score.
+        change: Applied to every crop before it is scored (a robustness test).
+        keep_pictures: Whether to keep one crop of each video to look at.
+    """
+    bundle, spec = scorer.bundle, scorer.bundle.crop
+    raw = np.empty(len(items))
+    pictures: list[NDArray[np.uint8]] = []
+    for start in range(0, len(items), _CHUNK):
+        crops = plain_crops(items[start : start + _CHUNK], spec.size_px, spec.margin, spec.shift_y)
+        if change is not None:
+            crops = np.stack([change(crop) for crop in crops])
+        raw[start : start + len(crops)] = scorer.score(crops)
+        if keep_pictures:
+            pictures.extend(crops)
+    calibrated = bundle.calibration.apply(raw)
+    videos: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, item in enumerate(items):
+        videos[item.record.source, item.record.video].append(place)
+    judged = []
+    for places in videos.values():
+        record = items[places[0]].record
+        p_fake = float(np.mean(calibrated[places]))
+        judged.append(
+            Judged(
+                name=record.video,
+                label=int(record.is_fake),
+                group=record.group,
+                source=record.source,
+                manipulation=record.manipulation,
+                p_raw=float(np.mean(raw[places])),
+                p_fake=p_fake,
+                verdict=verdict_of(bundle, p_fake),
+                faces=len(places),
+                picture=pictures[places[0]] if keep_pictures else None,
+            )
+        )
+    return judged
+
+
+def verdict_of(bundle: Bundle, p_fake: float) -> str:
+    """Return the verdict at the bundle's thresholds."""
+    if p_fake >= bundle.thresholds.fake:
+        return "FAKE"
+    return "REAL" if p_fake <= bundle.thresholds.real else "INCONCLUSIVE"
+
+
+def judge_videos(
+    judge: Callable[[str], dict[str, Any]], sources: Sequence[Source], progress: Callable[[int, int], None] | None = None
+) -> list[Judged]:
+    """Judge whole videos through the service's reader, detector and verdict.
+
+    Args:
+        judge: From a path to the sidecar document (``dfwatch.judge.Judge.judge``).
+        sources: The videos and what is known of them.
+        progress: Called with the number done and the number of all.
+    """
+    judged = []
+    for number, source in enumerate(sources):
+        document = judge(source.path)
+        p_fake, p_raw = document.get("p_fake"), document.get("p_fake_raw")
+        judged.append(
+            Judged(
+                name=os.path.basename(source.path),
+                label=int(source.label == "FAKE"),
+                group=source.group,
+                source=source.source,
+                manipulation=source.manipulation,
+                p_raw=float("nan") if p_raw is None else float(p_raw),
+                p_fake=float("nan") if p_fake is None else float(p_fake),
+                verdict=str(document.get("verdict") or "FAILED"),
+                faces=sum(len(track["frames"]) for track in document.get("tracks") or ()),
+            )
+        )
+        if progress is not None:
+            progress(number + 1, len(sources))
+    return judged

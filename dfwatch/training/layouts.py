@@ -1,0 +1,282 @@
+"""The layouts in which people keep their videos and pictures, each turned into a list of sources.
+
+Groups are what must not cross a split. A fake belongs to the group of the video it was made from; where a second person
+lent the face (Celeb-DF, FaceForensics++), the official split files keep both on one side, and are followed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from typing import TYPE_CHECKING
+
+from dfwatch.errors import TrainingError
+from dfwatch.training.crops import Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".flv", ".wmv", ".ts", ".3gp"})
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+_FFPP_SPLITS = {"train": "train", "val": "select", "test": "test"}
+_LABEL_FOLDERS = {"real": "REAL", "fake": "FAKE", "0_real": "REAL", "1_fake": "FAKE", "original": "REAL"}
+_SPLIT_FOLDERS = {
+    "train": "train", "training": "train", "val": "select", "valid": "select", "validation": "select", "test": "test",
+}  # fmt: skip
+
+
+def scan(layout: str, root: str) -> list[Source]:
+    """List the sources of a data set.
+
+    Args:
+        layout: A key of ``LAYOUTS``.
+        root: The data set's folder, or the CSV file.
+
+    Raises:
+        TrainingError: When the layout is unknown, or nothing of that layout is there.
+    """
+    if layout not in LAYOUTS:
+        raise TrainingError("reading the data set", root, f"no layout {layout}; known are {', '.join(LAYOUTS)}")
+    sources = sorted(LAYOUTS[layout](root), key=lambda source: source.path)
+    if not sources:
+        raise TrainingError(
+            "reading the data set", root, f"nothing of the layout {layout} is there", hint="see docs/training.md"
+        )
+    return sources
+
+
+def detect(root: str) -> str:
+    """Guess the layout of a folder or CSV file from the files that mark it."""
+    if os.path.isfile(root):
+        return "csv"
+    marks = (
+        ("ffpp", os.path.isdir(os.path.join(root, "manipulated_sequences"))),
+        ("celebdf", os.path.isfile(os.path.join(root, "List_of_testing_videos.txt"))),
+        ("dfdc", bool(_metadata_files(root))),
+        ("splits", any(_split_of(name) for name in _folders(root))),
+        ("folders", any(name.lower() in _LABEL_FOLDERS for name in _folders(root))),
+    )
+    for layout, there in marks:
+        if there:
+            return layout
+    raise TrainingError(
+        "recognising the layout of", root, "none of the known ones fits", hint="name it with --layout, or write a CSV"
+    )
+
+
+def ffpp(root: str) -> Iterator[Source]:
+    """FaceForensics++: ``original_sequences``, ``manipulated_sequences/<kind>/<compression>/videos``, split files.
+
+    The split files (``train.json``, ``val.json``, ``test.json``: lists of pairs) are looked for in ``splits/`` and in
+    the root. A fake is named ``<target>_<source>``; both of a pair are in the same split and form one group.
+    """
+    split_of, group_of = _ffpp_splits(root)
+    for part, label in (("original_sequences", "REAL"), ("manipulated_sequences", "FAKE")):
+        for path in _media(os.path.join(root, part)):
+            pieces = os.path.relpath(path, os.path.join(root, part)).split(os.sep)
+            stem = os.path.splitext(pieces[-1])[0]
+            target = stem.split("_")[0] if re.fullmatch(r"\d{3}(_\d{3})?", stem) else stem
+            yield Source(
+                path=path,
+                label=label,
+                group=f"ffpp:{group_of.get(target, target)}",
+                source="ffpp",
+                video="/".join(pieces),
+                manipulation=pieces[0] if label == "FAKE" else "",
+                split=split_of.get(target, ""),
+            )
+
+
+def _ffpp_splits(root: str) -> tuple[dict[str, str], dict[str, str]]:
+    split_of: dict[str, str] = {}
+    group_of: dict[str, str] = {}
+    for name, split in _FFPP_SPLITS.items():
+        for folder in (os.path.join(root, "splits"), root):
+            path = os.path.join(folder, f"{name}.json")
+            if not os.path.isfile(path):
+                continue
+            for pair in _json(path):
+                for member in pair:
+                    split_of[str(member)] = split
+                    group_of[str(member)] = "+".join(sorted(map(str, pair)))
+            break
+    return split_of, group_of
+
+
+def celebdf(root: str) -> Iterator[Source]:
+    """Celeb-DF v2: ``Celeb-real``, ``YouTube-real``, ``Celeb-synthesis``, ``List_of_testing_videos.txt`` (1 is REAL).
+
+    The videos of that list are the test part; the rest is dealt by identity. A fake ``id1_id2_0003`` shows the body of
+    id1 with the face of id2: its group is id1. What is left of an identity that the list names stays out of training.
+    """
+    list_path = os.path.join(root, "List_of_testing_videos.txt")
+    testing: dict[str, str] = {}
+    if os.path.isfile(list_path):
+        with open(list_path, encoding="utf-8") as stream:
+            for line in stream:
+                flag, _, name = line.strip().partition(" ")
+                if name:
+                    testing[name.strip()] = "REAL" if flag == "1" else "FAKE"
+    test_groups = {_celebdf_group(name) for name in testing}
+    for folder, label in (("Celeb-real", "REAL"), ("YouTube-real", "REAL"), ("Celeb-synthesis", "FAKE")):
+        for path in _media(os.path.join(root, folder)):
+            video = f"{folder}/{os.path.basename(path)}"
+            if testing.get(video, label) != label:
+                raise TrainingError("reading the data set", list_path, f"{video} is listed as {testing[video]}")
+            group = _celebdf_group(video)
+            if video not in testing and group in test_groups:
+                # The list mixes identities; to keep groups apart, the rest of a tested identity is left out.
+                continue
+            yield Source(
+                path=path,
+                label=label,
+                group=group,
+                source="celebdf",
+                video=video,
+                manipulation="Celeb-synthesis" if label == "FAKE" else "",
+                split="test" if video in testing else "",
+            )
+
+
+def _celebdf_group(video: str) -> str:
+    stem = os.path.splitext(os.path.basename(video))[0]
+    match = re.match(r"(id\d+)_", stem)
+    return f"celebdf:{match[1] if match else stem}"
+
+
+def dfdc(root: str) -> Iterator[Source]:
+    """DFDC: folders of videos, each with a ``metadata.json`` (``label``, ``original``, ``split``)."""
+    for path in _metadata_files(root):
+        for name, entry in _json(path).items():
+            video = os.path.join(os.path.dirname(path), name)
+            if not os.path.isfile(video):
+                continue
+            yield Source(
+                path=video,
+                label=_label(entry.get("label", ""), path),
+                group=str(entry.get("original") or name),
+                source="dfdc",
+                video=name,
+            )
+
+
+def folders(root: str) -> Iterator[Source]:
+    """Plain ``real/`` and ``fake/`` folders, at any depth below them.
+
+    Each file is a group of its own, unless its name begins with that of another file and an underscore
+    (``clip.mp4`` and ``clip_swapped.mp4``): then both are one group.
+    """
+    yield from _labelled_folders(root, "")
+
+
+def splits(root: str) -> Iterator[Source]:
+    """``train/``, ``val/`` and ``test/``, each with ``real/`` and ``fake/`` folders."""
+    for name in _folders(root):
+        split = _split_of(name)
+        if split:
+            yield from _labelled_folders(os.path.join(root, name), split)
+
+
+def table(path: str) -> Iterator[Source]:
+    """A CSV with ``path`` and ``label`` and, where known, ``group``, ``source``, ``video``, ``manipulation``, ``split``.
+
+    Paths are relative to the CSV file's folder.
+    """
+    base = os.path.dirname(os.path.abspath(path))
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            for number, row in enumerate(csv.DictReader(stream), 2):
+                if not row.get("path"):
+                    raise TrainingError("reading the table", f"{path}:{number}", "there is no path")
+                video = row.get("video") or row["path"]
+                split = row.get("split") or ""
+                yield Source(
+                    path=os.path.join(base, row["path"]),
+                    label=_label(row.get("label") or "", f"{path}:{number}"),
+                    group=row.get("group") or video,
+                    source=row.get("source") or os.path.splitext(os.path.basename(path))[0],
+                    video=video,
+                    manipulation=row.get("manipulation") or "",
+                    split=_SPLIT_FOLDERS.get(split.lower(), split),
+                    face_px=int(row.get("face_px") or 0),
+                )
+    except OSError as error:
+        raise TrainingError("reading the table", path, error.strerror or error) from error
+
+
+LAYOUTS: dict[str, Callable[[str], Iterator[Source]]] = {
+    "ffpp": ffpp,
+    "celebdf": celebdf,
+    "dfdc": dfdc,
+    "folders": folders,
+    "splits": splits,
+    "csv": table,
+}
+
+
+def _labelled_folders(root: str, split: str) -> Iterator[Source]:
+    found = [
+        (path, label)
+        for name in _folders(root)
+        if (label := _LABEL_FOLDERS.get(name.lower()))
+        for path in _media(os.path.join(root, name))
+    ]
+    stems = {os.path.splitext(os.path.basename(path))[0] for path, _ in found}
+    name_of_set = os.path.basename(os.path.abspath(root)) if not split else os.path.basename(os.path.dirname(root))
+    for path, label in found:
+        stem = os.path.splitext(os.path.basename(path))[0]
+        # The shortest other name that this one begins with is its source.
+        origin = next((stem[:end] for end in _underscores(stem) if stem[:end] in stems), stem)
+        yield Source(
+            path=path,
+            label=label,
+            group=f"{name_of_set}:{origin}",
+            source=name_of_set,
+            video=os.path.relpath(path, root),
+            split=split,
+        )
+
+
+def _underscores(stem: str) -> list[int]:
+    return [place for place, letter in enumerate(stem) if letter == "_" and place]
+
+
+def _folders(root: str) -> list[str]:
+    try:
+        return sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    except OSError as error:
+        raise TrainingError("reading the data set", root, error.strerror or error) from error
+
+
+def _media(root: str) -> Iterator[str]:
+    for folder, _, names in os.walk(root):
+        for name in sorted(names):
+            if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES | PICTURE_SUFFIXES:
+                yield os.path.join(folder, name)
+
+
+def _metadata_files(root: str) -> list[str]:
+    candidates = [root, *(os.path.join(root, name) for name in _folders(root))]
+    paths = (os.path.join(folder, "metadata.json") for folder in candidates)
+    return [path for path in paths if os.path.isfile(path)]
+
+
+def _split_of(name: str) -> str:
+    return _SPLIT_FOLDERS.get(name.lower(), "")
+
+
+def _label(text: str, where: str) -> str:
+    label = text.strip().upper()
+    if label not in {"REAL", "FAKE"}:
+        raise TrainingError("reading the label in", where, f"{text!r} is neither REAL nor FAKE")
+    return label
+
+
+def _json(path: str) -> object:
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return json.load(stream)
+    except (OSError, ValueError) as error:
+        raise TrainingError("reading", path, error) from error

@@ -1,0 +1,187 @@
+"""The evaluation as Markdown and as one HTML page that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from dfwatch.training import plots
+from dfwatch.training.summary import VERDICTS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dfwatch.training.judging import Judged
+    from dfwatch.training.summary import Evaluation, Summary
+
+_WORST = 12
+_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
+h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem;border-bottom:1px solid #ddd}
+table{border-collapse:collapse;font-size:.9rem}td,th{padding:.25rem .7rem;border-bottom:1px solid #e5e5e5;text-align:left}
+td:not(:first-child){font-variant-numeric:tabular-nums}
+.plots{display:flex;flex-wrap:wrap;gap:1rem}.plots svg{max-width:29rem;height:auto}
+.worst{display:flex;flex-wrap:wrap;gap:.8rem}.worst figure{margin:0;width:9rem}.worst img{width:9rem;image-rendering:auto}
+figcaption{font-size:.75rem;overflow-wrap:anywhere}.warning{background:#fff3cd;padding:.6rem 1rem;border-left:4px solid #d39e00}
+"""
+Table = tuple[list[str], list[list[str]]]
+
+
+def write_report(evaluation: Evaluation, folder: str, log: Sequence[dict[str, Any]] = ()) -> None:
+    """Write ``report.md``, ``report.html``, ``evaluation.json`` and ``scores.csv`` into a folder."""
+    os.makedirs(folder, exist_ok=True)
+    texts = {
+        "report.md": markdown(evaluation),
+        "report.html": page(evaluation, log),
+        "evaluation.json": json.dumps(as_json(evaluation), indent=2) + "\n",
+        "scores.csv": _scores(evaluation),
+    }
+    for name, text in texts.items():
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as stream:
+            stream.write(text)
+
+
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the figures as plain values, as they are stored under ``metrics`` in a bundle."""
+
+    def plain(summary: Summary) -> dict[str, Any]:
+        figures = {
+            name: [round(number, 4) for number in (item.value, item.low, item.high) if number == number]  # not NaN
+            for name, item in summary.figures.items()
+        }
+        counts = {"reals": summary.reals, "fakes": summary.fakes, "groups": summary.groups}
+        return {**counts, "without_face": summary.without_face, **figures}
+
+    found: dict[str, Any] = {
+        "data": evaluation.data,
+        "interval": "95 %, bootstrap over groups",
+        "all": plain(evaluation.overall),
+        "confusion": evaluation.confusion,
+    }
+    if len(evaluation.sources) > 1:
+        found["sources"] = {summary.title: plain(summary) for summary in evaluation.sources}
+    if evaluation.manipulations:
+        found["manipulations"] = {summary.title: plain(summary) for summary in evaluation.manipulations}
+    if evaluation.robustness:
+        found["robustness"] = {name: plain(summary) for name, summary in evaluation.robustness.items()}
+    if evaluation.trained_on:
+        found["warning"] = _warning(evaluation)
+    return found
+
+
+def markdown(evaluation: Evaluation) -> str:
+    """Return the report as Markdown."""
+    parts = [f"# Evaluation of {evaluation.bundle.id} {evaluation.bundle.version}", "", _facts(evaluation), ""]
+    if evaluation.trained_on:
+        parts += [f"**{_warning(evaluation)}**", ""]
+    for title, (head, rows) in _tables(evaluation):
+        parts += [f"## {title}", "", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+        parts += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def page(evaluation: Evaluation, log: Sequence[dict[str, Any]] = ()) -> str:
+    """Return the report as one HTML page with its plots inside."""
+    title = html.escape(f"Evaluation of {evaluation.bundle.id} {evaluation.bundle.version}")
+    drawn = [plots.roc, plots.histogram, plots.reliability, plots.confusion]
+    pictures = [_inline(plot(evaluation)) for plot in drawn]
+    if any(entry["event"] == "measure" for entry in log):
+        pictures.append(_inline(plots.training_curves(log)))
+    warning = f'<p class="warning">{html.escape(_warning(evaluation))}</p>' if evaluation.trained_on else ""
+    tables = "".join(f"<h2>{html.escape(name)}</h2>{_html_table(table)}" for name, table in _tables(evaluation))
+    worst = "".join(
+        f"<h2>{html.escape(name)}</h2><div class=worst>{''.join(_figure(item) for item in items)}</div>"
+        for name, items in _worst(evaluation)
+        if items
+    )
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
+        f"<h1>{title}</h1><p>{html.escape(_facts(evaluation))}</p>{warning}"
+        f"<div class=plots>{''.join(f'<div>{picture}</div>' for picture in pictures)}</div>{tables}{worst}</html>\n"
+    )
+
+
+def _facts(evaluation: Evaluation) -> str:
+    bundle, overall = evaluation.bundle, evaluation.overall
+    return (
+        f"{evaluation.data}: {overall.reals} real and {overall.fakes} fake videos in {overall.groups} groups, "
+        f"{overall.without_face} without a face that could be judged. Calibration: {bundle.calibration.method}; "
+        f"REAL at or below {bundle.thresholds.real:.4f}, FAKE at or above {bundle.thresholds.fake:.4f} "
+        f"({bundle.thresholds.chosen_on}). In brackets: 95 % interval of a bootstrap over groups. "
+        "A score is an estimate, not proof."
+    )
+
+
+def _warning(evaluation: Evaluation) -> str:
+    return (
+        f"The model was trained on {evaluation.trained_on} of these groups. "
+        "These figures flatter it and say nothing about new videos."
+    )
+
+
+def _tables(evaluation: Evaluation) -> list[tuple[str, Table]]:
+    overall, silent = evaluation.overall, evaluation.no_face_as_real
+    head = ["figure", "videos with a face"]
+    rows = [[name, str(value)] for name, value in overall.figures.items()]
+    if overall.without_face:
+        head.append("no face counted as not fake")
+        rows = [[*row, str(silent.figures[row[0]])] for row in rows]
+    tables: list[tuple[str, Table]] = [("Figures", (head, rows))]
+    confusion = [[truth, *(str(evaluation.confusion[truth][v]) for v in VERDICTS)] for truth in ("REAL", "FAKE")]
+    tables.append(("Verdicts at the shipped thresholds", (["truth", *VERDICTS], confusion)))
+    for title, summaries in (("Per source", evaluation.sources), ("Per manipulation", evaluation.manipulations)):
+        if summaries:
+            tables.append((title, _summary_table(summaries)))
+    if evaluation.robustness:
+        tables.append(("Robustness", _summary_table(list(evaluation.robustness.values()))))
+    return tables
+
+
+def _summary_table(summaries: Sequence[Summary]) -> Table:
+    names = list(summaries[0].figures)
+    rows = [
+        [s.title, str(s.reals), str(s.fakes), *(str(s.figures[name]) for name in names)] for s in summaries
+    ]
+    return ["set", "reals", "fakes", *names], rows
+
+
+def _worst(evaluation: Evaluation) -> list[tuple[str, list[Judged]]]:
+    shown = [item for item in evaluation.judged if item.picture is not None and item.p_fake == item.p_fake]
+    by_score = sorted(shown, key=lambda item: item.p_fake)
+    return [
+        ("Reals with the highest scores", [item for item in reversed(by_score) if not item.label][:_WORST]),
+        ("Fakes with the lowest scores", [item for item in by_score if item.label][:_WORST]),
+    ]
+
+
+def _figure(item: Judged) -> str:
+    assert item.picture is not None  # noqa: S101 - _worst keeps only those with one
+    data = base64.b64encode(plots.picture_png(item.picture)).decode()
+    caption = html.escape(f"{item.name}: {item.p_fake:.3f}, {item.verdict}")
+    return f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _html_table(table: Table) -> str:
+    head, rows = table
+    top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{top}</tr>{body}</table>"
+
+
+def _inline(svg: bytes) -> str:
+    text = svg.decode()
+    return text[text.index("<svg") :]
+
+
+def _scores(evaluation: Evaluation) -> str:
+    lines = ["name,source,group,manipulation,label,p_fake,verdict,faces"]
+    lines += [
+        f'"{i.name}",{i.source},"{i.group}",{i.manipulation},{"FAKE" if i.label else "REAL"},'
+        f"{i.p_fake:.4f},{i.verdict},{i.faces}"
+        for i in evaluation.judged
+    ]
+    return "\n".join(lines) + "\n"

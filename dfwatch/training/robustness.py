@@ -1,0 +1,71 @@
+"""What a crop may suffer before it is judged: the columns of the robustness table."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+from typing import TYPE_CHECKING
+
+import av
+import cv2
+import numpy as np
+
+from dfwatch.training.augment import reencode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    Change = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+
+def rescale(crop: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
+    """Scale down by a factor and up again."""
+    side = crop.shape[0]
+    small = cv2.resize(crop, (max(4, round(side * factor)),) * 2, interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(small, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def blur(crop: NDArray[np.uint8], sigma_px: float) -> NDArray[np.uint8]:
+    """Blur by a Gaussian."""
+    return np.asarray(cv2.GaussianBlur(crop, (0, 0), sigma_px), np.uint8)
+
+
+def noise(crop: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
+    """Add grey Gaussian noise, the same on every call."""
+    grain = np.random.default_rng(0).normal(0, sigma, (*crop.shape[:2], 1))
+    return np.clip(np.rint(crop + grain), 0, 255).astype(np.uint8)
+
+
+def jpeg(crop: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """Encode as JPEG and decode."""
+    return reencode(crop, ".jpg", cv2.IMWRITE_JPEG_QUALITY, quality)
+
+
+def h264(crop: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
+    """Encode as a key frame of H.264 at a constant rate factor and decode."""
+    side = crop.shape[0] - crop.shape[0] % 2
+    memory = io.BytesIO()
+    with av.open(memory, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": str(crf), "preset": "veryfast"})
+        stream.width = stream.height = side
+        stream.pix_fmt = "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(crop[:side, :side]), format="rgb24")
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    memory.seek(0)
+    with av.open(memory) as container:
+        picture = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    if side != crop.shape[0]:
+        picture = cv2.resize(picture, (crop.shape[1], crop.shape[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(picture, np.uint8)
+
+
+CHANGES: dict[str, Change] = {
+    **{f"JPEG {quality}": partial(jpeg, quality=quality) for quality in (90, 70, 50, 30)},
+    **{f"rescale {factor}": partial(rescale, factor=factor) for factor in (0.75, 0.5, 0.25)},
+    **{f"blur {sigma} px": partial(blur, sigma_px=sigma) for sigma in (0.5, 1.0, 2.0)},
+    **{f"noise {sigma}": partial(noise, sigma=sigma) for sigma in (3, 8)},
+    **{f"H.264 CRF {crf}": partial(h264, crf=crf) for crf in (18, 23, 28, 35)},
+}
