@@ -1,8 +1,8 @@
 """Network architectures by name. Builders give random weights and never download any.
 
 Each returns a module that takes a float tensor (n, 3, size_px, size_px), normalised as the bundle says, and gives
-logits (n, num_outputs). torchvision and timm are imported only when asked for: together they would
-double the start time.
+logits (n, num_outputs). timm is imported only when asked for: it brings torchvision, and together they
+double the time to start.
 """
 
 from __future__ import annotations
@@ -16,18 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dfwatch.errors import BundleError
+from dfwatch.models.resnext import FEATURES, ResNeXt50
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 TIMM_PREFIX = "timm:"
-
-
-def _torchvision_resnext50() -> nn.Module:
-    from torchvision.models import resnext50_32x4d  # type: ignore[import-untyped]  # noqa: PLC0415 - see above
-
-    network: nn.Module = resnext50_32x4d(weights=None)
-    return network
 
 
 class DropoutLinear(nn.Linear):
@@ -49,13 +43,11 @@ class ResNeXt50LSTM(nn.Module):
     ``linear1.weight`` …). A frame is a sequence of its own: no frame's score depends on its neighbours.
     """
 
-    feature_size = 2048
-
     def __init__(self, num_outputs: int = 2, drop_rate: float = 0.4, *, lstm_bias: bool = False) -> None:
         super().__init__()
-        self.model = nn.Sequential(*list(_torchvision_resnext50().children())[:-2])
-        self.lstm = nn.LSTM(self.feature_size, self.feature_size, num_layers=1, bias=lstm_bias)
-        self.linear1 = DropoutLinear(self.feature_size, num_outputs, drop_rate)
+        self.model = ResNeXt50(nn.Identity()).feature_layers()
+        self.lstm = nn.LSTM(FEATURES, FEATURES, num_layers=1, bias=lstm_bias)
+        self.linear1 = DropoutLinear(FEATURES, num_outputs, drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, num_outputs) of normalised crops (n, 3, h, w)."""
@@ -63,17 +55,17 @@ class ResNeXt50LSTM(nn.Module):
         # With h = c = 0 the recurrent weights and the forget gate drop out of the LSTM's equations; nn.LSTM would
         # still multiply by its 64 MiB of recurrent weights.
         parameters = dict(self.lstm.named_parameters())
-        bias = parameters["bias_ih_l0"] + parameters["bias_hh_l0"] if self.lstm.bias else None
-        in_gate, _, cell, out_gate = functional.linear(features, parameters["weight_ih_l0"], bias).chunk(4, dim=1)
+        gates = functional.linear(features, parameters["weight_ih_l0"], parameters.get("bias_ih_l0"))
+        if self.lstm.bias:
+            gates = gates + parameters["bias_hh_l0"]
+        in_gate, _, cell, out_gate = gates.chunk(4, dim=1)
         hidden = out_gate.sigmoid() * torch.tanh(in_gate.sigmoid() * cell.tanh())
         logits: Tensor = self.linear1(hidden)
         return logits
 
 
 def _resnext50_32x4d(num_outputs: int = 2, drop_rate: float = 0.0) -> nn.Module:
-    network = _torchvision_resnext50()
-    network.fc = DropoutLinear(2048, num_outputs, drop_rate)
-    return network
+    return ResNeXt50(DropoutLinear(FEATURES, num_outputs, drop_rate))
 
 
 def _timm(model_name: str, num_outputs: int, **options: Any) -> nn.Module:  # noqa: ANN401 - timm's own options

@@ -11,24 +11,28 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 from dfwatch.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 MAX_HEADER_BYTES = 64 * 1024**2
-WRAPPER_KEYS = ("state_dict", "model_state_dict", "model", "net", "model_state", "network", "weights")
-NAME_PREFIXES = ("module.", "_orig_mod.")
 _ACTION = "reading the checkpoint"
 _PICKLE_TEXT = {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "UNICODE"}
 
 
-def plain_name(name: str) -> str:
-    """A parameter's name without the prefixes that DataParallel and torch.compile put before it."""
-    while name.startswith(NAME_PREFIXES):
-        name = name.split(".", 1)[1]
-    return name
+def common_prefix(names: Collection[str], wanted: Collection[str]) -> str | None:
+    """What stands before every one of ``wanted`` in ``names``: "", "module.", "net." …; None when one is missing.
+
+    DataParallel, torch.compile and training frameworks put such a prefix before a network's own names.
+    """
+    first = min(wanted, key=len)
+    for prefix in sorted((name.removesuffix(first) for name in names if name.endswith(first)), key=len):
+        if (not prefix or prefix.endswith(".")) and all(prefix + name in names for name in wanted):
+            return prefix
+    return None
 
 
 def tensor_names(path: Path) -> frozenset[str]:
-    """Names in a safetensors or torch file, plain; may hold other words of a torch file too.
+    """Names in a safetensors or torch file; of a torch file, every other word in it too.
 
     Raises:
         CheckpointError: The file is empty, truncated, unreadable, or neither kind of file.
@@ -45,7 +49,7 @@ def tensor_names(path: Path) -> frozenset[str]:
                 names = _names_in_safetensors(stream, path)
     except OSError as exc:
         raise CheckpointError(_ACTION, path, exc) from exc
-    return frozenset(plain_name(name) for name in names)
+    return frozenset(names)
 
 
 def _names_in_zip(path: Path) -> set[str]:

@@ -1,0 +1,203 @@
+"""Crops to p(fake): one model bundle on the best device of the machine. Knows nothing of files or folders."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import math
+import os
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dfwatch.devices import choose_device
+from dfwatch.errors import DeviceError, ModelError
+from dfwatch.models.bundle import Bundle, load_bundle
+from dfwatch.models.checkpoints import load_network
+from dfwatch.models.fusion import fold_batch_norm
+from dfwatch.tuning import tune
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dfwatch.config import ModelSettings
+    from dfwatch.engine import Engine
+
+_ACTION = "scoring crops"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """Where and how the model runs, for the log, ``status`` and every sidecar.
+
+    Attributes:
+        device: torch's name of it: ``cpu``, ``cuda:0`` …
+        name: The hardware's own name.
+        reason: Why this device, in one sentence.
+        precision: ``float32``, ``bfloat16`` or ``float16``.
+        precision_max_difference: Largest difference of p(fake) from float32 on the probe crops, 0 to 1.
+        batch_size: Crops in one batch, fixed while the service runs (halved when the device's memory runs out).
+        batch_invariant: Whether a crop's score was found to be bit-identical wherever it stands in a batch.
+        threads: CPU threads of the model.
+        engine: What runs it, with versions.
+        folded_norms: Batch norms that were folded into convolutions.
+        crops_per_s: Measured rate of each precision that was tried.
+        measured: ``now`` or ``earlier`` (taken from the cache).
+    """
+
+    device: str
+    name: str
+    reason: str
+    precision: str
+    precision_max_difference: float
+    batch_size: int
+    batch_invariant: bool
+    threads: int
+    engine: str
+    folded_norms: int
+    crops_per_s: dict[str, float] = field(default_factory=dict)
+    measured: str = "now"
+
+
+class Detector:
+    """A loaded model. One detector has one device; for several devices make one detector for each.
+
+    Attributes:
+        bundle: The facts of the model, with its calibration and thresholds (``score`` applies neither).
+        device: Where and how it runs.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine, device: DeviceInfo) -> None:
+        self.bundle = bundle
+        self.device = device
+        self._engine = engine
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, bundle: Bundle | str | Path, settings: ModelSettings, *, cache_dir: Path | None = None) -> Detector:
+        """Load a bundle's weights, choose device, precision and batch size, and warm up.
+
+        Sets torch's number of CPU threads for the whole process.
+
+        Args:
+            bundle: A bundle, or the path of one, or of a bare ``df_model.pt``.
+            settings: ``device``, ``precision``, ``batch_size`` and ``threads`` are used; ``path`` is not.
+            cache_dir: Where measurements are kept between starts; None: measure each time.
+
+        Raises:
+            BundleError: The bundle is unusable.
+            CheckpointError: Its weights are.
+            DeviceError: The device is not there, does not work, or has too little memory.
+            ModelError: The model gives no finite scores.
+        """
+        bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+        choice = choose_device(settings.device)
+        threads = settings.threads or _usable_threads()
+        torch.set_num_threads(threads)
+        network, folded = fold_batch_norm(load_network(bundle))
+        try:
+            engine, tuning = tune(network, bundle, choice, settings, cache_dir)
+        except torch.OutOfMemoryError as exc:
+            hint = "set a smaller model.batch_size, or free the device's memory"
+            raise DeviceError("loading the model on", choice.name, "out of memory", hint=hint, retryable=True) from exc
+        except RuntimeError as exc:
+            raise _failure("trying out the model on", choice.device, choice.name, exc) from exc
+        device = DeviceInfo(
+            device=str(choice.device),
+            name=choice.name,
+            reason=choice.reason,
+            precision=tuning.precision,
+            precision_max_difference=tuning.precision_max_difference,
+            batch_size=engine.batch_size,
+            batch_invariant=tuning.batch_invariant,
+            threads=threads,
+            engine=_engine_name(),
+            folded_norms=folded,
+            crops_per_s=tuning.crops_per_s,
+            measured="earlier" if tuning.cached else "now",
+        )
+        return cls(bundle, engine, device)
+
+    def score(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Raw p(fake) of each crop; the same crop gets the same score whatever it comes with.
+
+        Safe to call from several threads; the calls run one after the other.
+
+        Args:
+            crops: uint8 array of shape (n, size_px, size_px, 3), RGB, n >= 0, cut as ``bundle.crop`` says.
+
+        Returns:
+            float32 array of shape (n,), 0 to 1, not calibrated.
+
+        Raises:
+            ValueError: The array's shape or type is another.
+            ModelError: A score is not finite.
+            DeviceError: The device was lost or its memory does not suffice for one crop (retryable).
+        """
+        side = self.bundle.input.size_px
+        if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (side, side, 3):
+            raise ValueError(f"crops are {crops.dtype} {crops.shape}, not uint8 (n, {side}, {side}, 3)")
+        with self._lock:
+            scores = self._run(crops)
+        bad = int(np.count_nonzero(~np.isfinite(scores)))
+        if bad:
+            raise ModelError(
+                _ACTION,
+                self.bundle.id,
+                f"{bad} of {len(scores)} scores are not finite ({self.device.precision} on {self.device.name})",
+                hint="set model.precision to float32; dfwatch model verify examines the weights",
+            )
+        return scores
+
+    def _run(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        while True:
+            try:
+                return self._engine.scores(crops)
+            except torch.OutOfMemoryError as exc:
+                if self._engine.batch_size == 1:
+                    raise DeviceError(
+                        _ACTION,
+                        self.device.name,
+                        "its memory does not suffice for one crop",
+                        hint="another program may fill the device's memory",
+                        retryable=True,
+                    ) from exc
+            except RuntimeError as exc:
+                raise _failure(_ACTION + " on", self._engine.device, self.device.name, exc) from exc
+            # Outside the except block, so that the failed batch's tensors are gone by now.
+            if self._engine.device.type != "cpu":
+                torch.get_device_module(self._engine.device).empty_cache()
+            self._engine.resize(self._engine.batch_size // 2)
+            self.device = dataclasses.replace(self.device, batch_size=self._engine.batch_size)
+
+
+def _failure(action: str, device: torch.device, name: str, error: RuntimeError) -> ModelError:
+    cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if device.type == "cpu":
+        return ModelError(action, name, cause, hint="dfwatch model verify examines the weights")
+    return DeviceError(
+        action, name, f"the device failed: {cause}", hint="a restart of the service gets it back", retryable=True
+    )
+
+
+def _engine_name() -> str:
+    return f"torch {importlib.metadata.version('torch')}, channels_last"
+
+
+def _usable_threads() -> int:
+    """As many as torch chose (physical cores), but no more than this process may use."""
+    return max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)), _cpu_quota()))
+
+
+def _cpu_quota() -> int:
+    """Whole cores of the control group's quota, as containers and systemd's CPUQuota set it."""
+    try:
+        group = Path("/proc/self/cgroup").read_text(encoding="ascii").strip().rsplit("::", 1)[-1]
+        quota, period = Path(f"/sys/fs/cgroup{group}/cpu.max").read_text(encoding="ascii").split()
+        return math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):
+        return 1 << 16
