@@ -78,14 +78,14 @@ class Run:
     Attributes:
         job_id: Which job this is.
         attempt: Which attempt led to this document, from 1; 0 where the file was refused before any.
-        bundle: The model; None where none was loaded.
-        runtime: Versions, device, reason for the device, precision, host.
+        bundle: The model.
+        runtime: The document's ``runtime`` section, decoder aside.
         timings_ms: Milliseconds of each stage; ``total`` is added by ``build``.
     """
 
     job_id: str
     attempt: int
-    bundle: Bundle | None
+    bundle: Bundle
     runtime: Mapping[str, Any]
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
@@ -121,7 +121,7 @@ def build(
         "confidence": None if decision is None else _probability(decision.confidence),
         "p_fake": None if decision is None else _probability(decision.p_fake),
         "p_fake_raw": None if decision is None else _probability(decision.p_fake_raw),
-        "calibrated": None if decision is None or run.bundle is None else run.bundle.calibration.calibrated,
+        "calibrated": None if decision is None else run.bundle.calibration.calibrated,
         "thresholds": _thresholds(decision, run.bundle),
         "aggregation": None if decision is None else decision.aggregation,
         "decided_by_track": None if decision is None else decision.decided_by,
@@ -165,8 +165,8 @@ def _subject(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _thresholds(decision: Decision | None, bundle: Bundle | None) -> dict[str, Any] | None:
-    if decision is None or bundle is None:
+def _thresholds(decision: Decision | None, bundle: Bundle) -> dict[str, Any] | None:
+    if decision is None:
         return None
     limits, own = decision.limits, bundle.thresholds
     bundled = (limits.real, limits.fake) == (own.real, own.fake)
@@ -250,9 +250,7 @@ def _video(reading: Reading | None) -> dict[str, Any] | None:
     }
 
 
-def _model(bundle: Bundle | None) -> dict[str, Any] | None:
-    if bundle is None:
-        return None
+def _model(bundle: Bundle) -> dict[str, Any]:
     spec = bundle.input
     crop = bundle.crop
     return {
@@ -280,10 +278,10 @@ def _timings(run: Run, reading: Reading | None) -> dict[str, float]:
     return {name: round(value, 1) for name, value in timings.items()}
 
 
-def _limits(decision: Decision | None, bundle: Bundle | None) -> list[str]:
+def _limits(decision: Decision | None, bundle: Bundle) -> list[str]:
     if decision is None:
         return []
-    uncalibrated = bundle is not None and not bundle.calibration.calibrated and decision.confidence is not None
+    uncalibrated = not bundle.calibration.calibrated and decision.confidence is not None
     return [_LIMITS[decision.label], *([_LIMIT_UNCALIBRATED] if uncalibrated else []), _LIMIT_SCOPE]
 
 

@@ -11,8 +11,10 @@ import os
 import socket
 import time
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dfwatch import __version__
 from dfwatch.document import Refusal, Run, Subject, build
 from dfwatch.errors import DfwatchError, MediaError, ReaderCrashError, RefusedError
 from dfwatch.layout import DroppedName
@@ -22,12 +24,13 @@ from dfwatch.stamps import new_job_id, utc_now
 from dfwatch.verdict import decide, limits_in_force
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     import numpy as np
     from numpy.typing import NDArray
 
     from dfwatch.config import Settings
+    from dfwatch.detector import DeviceInfo
     from dfwatch.models.bundle import Bundle
     from dfwatch.reading import CropSpec, Reading
     from dfwatch.verdict import Decision
@@ -52,8 +55,9 @@ class Scorer(Protocol):
     def score(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Raw p(fake) of each crop; raises ModelError."""
 
-    def runtime(self) -> Mapping[str, Any]:
-        """``torch``, ``device``, ``device_reason``, ``precision`` and what else belongs into ``runtime``."""
+    @property
+    def device(self) -> DeviceInfo:
+        """Where and how the model runs."""
 
 
 @dataclass(slots=True)
@@ -139,14 +143,20 @@ def conclude(reading: Reading, scores: NDArray[np.float32], bundle: Bundle, sett
     )
 
 
-def host_runtime(scorer: Scorer | None) -> dict[str, Any]:
+def runtime_of(scorer: Scorer) -> dict[str, Any]:
     """The document's ``runtime`` section, decoder aside."""
-    from dfwatch import __version__  # noqa: PLC0415 - the package's own version, which imports nothing
-
-    empty = {"torch": None, "device": None, "device_reason": None, "precision": None}
+    device = scorer.device
     return {
         "dfwatch": __version__,
-        **(empty if scorer is None else scorer.runtime()),
+        "torch": metadata.version("torch"),
+        "engine": device.engine,
+        "device": device.device,
+        "device_name": device.name,
+        "device_reason": device.reason,
+        "precision": device.precision,
+        "precision_max_difference": device.precision_max_difference,
+        "batch_size": device.batch_size,
+        "threads": device.threads,
         "host": socket.gethostname(),
     }
 
@@ -164,7 +174,7 @@ class Judge:
         self._settings = settings
         self._reader = reader
         self._scorer = scorer
-        self._runtime = host_runtime(scorer)
+        self._runtime = runtime_of(scorer)
 
     def judge(self, path: str) -> dict[str, Any]:
         """The sidecar document of one file, for files that are refused or fail too.

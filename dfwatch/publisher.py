@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dfwatch.crashpoints import crash_point
 from dfwatch.disposal import dispose
 from dfwatch.document import Run, Subject, build
-from dfwatch.judge import conclude, host_runtime
+from dfwatch.judge import conclude, runtime_of
 from dfwatch.placement import sidecar_base, sidecar_bases
 from dfwatch.reasons import Label, Status
 from dfwatch.sinks import sidecar
@@ -38,7 +38,7 @@ class Publisher:
         self._layout = layout
         self._journal = journal
         self._bundle = scorer.bundle
-        self._runtime = host_runtime(scorer)
+        self._runtime = runtime_of(scorer)
         self._patience = patience
 
     def published_before(self, ticket: Ticket, settings: Settings) -> bool:

@@ -140,18 +140,18 @@ class Service:
         return 0
 
     def _announce(self, scorer: Scorer) -> None:
-        runtime = scorer.runtime()
+        device = scorer.device
         _log.info(
             "ready",
             version=__version__,
             inbox=self._layout.inbox,
             results=self._layout.results,
             model=f"{scorer.bundle.id} {scorer.bundle.version}",
-            device=runtime["device"],
-            device_reason=runtime["device_reason"],
-            precision=runtime["precision"],
+            device=device.device,
+            device_reason=device.reason,
+            precision=device.precision,
         )
-        self._notifier.ready(f"watching {self._layout.inbox} on {runtime['device']}")
+        self._notifier.ready(f"watching {self._layout.inbox} on {device.device}")
 
     def _end(self, pipeline: Pipeline, watcher: Watcher) -> None:
         self._notifier.stopping("finishing what is in work")
@@ -317,16 +317,16 @@ class Service:
         if now_s < self._health_due_s:
             return
         self._health_due_s = now_s + _HEALTH_INTERVAL_S
-        runtime, load, watch = scorer.runtime(), pipeline.load, watcher.health()
+        device, load, watch = scorer.device, pipeline.load, watcher.health()
         state = health.Health(
             pid=os.getpid(),
             version=__version__,
             started_at=self._started_at,
             updated_at=utc_now(),
             model=f"{scorer.bundle.id} {scorer.bundle.version}",
-            device=runtime["device"],
-            device_reason=runtime["device_reason"],
-            precision=runtime["precision"],
+            device=device.device,
+            device_reason=device.reason,
+            precision=device.precision,
             inbox_ready=len(self._candidates),
             inbox_waiting=self._waiting,
             oldest_wait_s=round(self._oldest_wait_s, 1),

@@ -1,0 +1,51 @@
+# make run    installs what is needed and starts the daemon on ./var
+# make test   lint, types and tests
+# make help   the rest
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+CONFIG ?= config.yaml
+
+.PHONY: help run test lint types tests coverage wheel clean
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.installed ## Start the daemon on ./var with the shipped config.yaml
+	@$(BIN)/dfwatch run --config $(CONFIG)
+
+test: lint types tests ## Lint, types and tests, as CI runs them
+
+lint: $(VENV)/.developer
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.developer
+	$(BIN)/mypy
+
+tests: $(VENV)/.developer
+	$(BIN)/python -m pytest
+
+coverage: $(VENV)/.developer ## The tests with line and branch coverage; at least 90 % is wanted
+	$(BIN)/python -m pytest --cov --cov-fail-under=90
+
+wheel: $(VENV)/.developer ## Build dist/*.whl
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## Remove the virtual environment and everything that was built
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage*
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing dfwatch and what it needs (several GB the first time) ..."
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.developer: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing dfwatch and what its tests need (several GB the first time) ..."
+	$(BIN)/python -m pip install --quiet --editable '.[train]' --group dev
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,83 @@
+"""``dfwatch run``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from dfwatch.commands import new_parser
+from dfwatch.exits import Exit
+
+if TYPE_CHECKING:
+    import argparse
+
+    from dfwatch.commands import Subparsers
+    from dfwatch.config import Settings
+    from dfwatch.judge import Scorer
+    from dfwatch.pipeline import Reader
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Describe the command."""
+    new_parser(
+        commands,
+        "run",
+        command,
+        summary="run the daemon",
+        text="Watches ROOT/inbox, judges every video that is dropped there, writes ROOT/results/NAME.json and puts the\n"
+        "video into ROOT/done. What cannot be judged goes to ROOT/failed or ROOT/quarantine, with a sidecar that\n"
+        "says why.\n\n"
+        "SIGHUP reads the configuration again. SIGTERM or Ctrl-C finishes what is in work; a second one hurries.\n"
+        "What is not finished by then is taken up by the next start.",
+    )
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    from dfwatch import logs, settings_file  # noqa: PLC0415 - only when it runs
+    from dfwatch.service import Service  # noqa: PLC0415
+
+    loaded = settings_file.load_found(arguments.config)
+    settings = loaded.settings
+    logs.configure(settings.log.level, settings.log.format)
+    logs.log_uncaught()
+    if sys.stderr.isatty():
+        print(_WELCOME.format(notice=loaded.notice, root=settings.root), file=sys.stderr)
+    service = Service(
+        settings,
+        make_scorer=load_scorer,
+        make_reader=new_reader,
+        reload_settings=lambda: settings_file.load_found(arguments.config).settings,
+    )
+    service.run()
+    return Exit.OK
+
+
+_WELCOME = """\
+{notice}
+Drop videos into   {root}/inbox
+Verdicts appear in {root}/results
+Ctrl-C stops.
+"""
+
+
+def load_scorer(settings: Settings) -> Scorer:
+    """The detector, with what it measured of this machine cached in ``state/``."""
+    from dfwatch.detector import Detector  # noqa: PLC0415 - torch takes a second or two to import
+    from dfwatch.layout import Layout  # noqa: PLC0415
+
+    return Detector.load(bundle_path(settings), settings.model, cache_dir=Layout(settings.root).state)
+
+
+def new_reader(settings: Settings) -> Reader:
+    """A reader process, not started yet."""
+    from dfwatch.reader import Reader as ReaderProcess  # noqa: PLC0415 - only when it runs
+
+    return ReaderProcess(settings.reader, settings.faces)
+
+
+def bundle_path(settings: Settings) -> str:
+    """The configured bundle, or the one that ships with dfwatch."""
+    from dfwatch import resources  # noqa: PLC0415 - only when it runs
+
+    return settings.model.path or str(resources.default_bundle())

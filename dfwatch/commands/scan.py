@@ -1,0 +1,76 @@
+"""``dfwatch scan``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from dfwatch.commands import new_parser
+from dfwatch.exits import Exit
+
+if TYPE_CHECKING:
+    import argparse
+
+    from dfwatch.commands import Subparsers
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Describe the command."""
+    parser = new_parser(
+        commands,
+        "scan",
+        command,
+        summary="judge files now, at the terminal",
+        text="Judges each file and prints what was found: the same verdict that the daemon would publish, from the same\n"
+        "code. Files are only read. No daemon is needed.\n\n"
+        "exit status: 0 no file is FAKE; 1 at least one is; 3 at least one could not be judged, and none is FAKE;\n"
+        "4 the model or the device failed.",
+    )
+    parser.add_argument("files", metavar="FILE", nargs="+", help="a video or a picture")
+    parser.add_argument(
+        "--json", action="store_true", help="print the sidecar document, one per line, for refused files too"
+    )
+
+
+def command(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    from dfwatch import logs, settings_file  # noqa: PLC0415 - only when it runs
+    from dfwatch.commands.run import load_scorer, new_reader  # noqa: PLC0415
+    from dfwatch.document import encode  # noqa: PLC0415
+    from dfwatch.judge import Judge  # noqa: PLC0415
+    from dfwatch.progress import Progress  # noqa: PLC0415
+    from dfwatch.summary import describe  # noqa: PLC0415
+
+    settings = settings_file.load_found(arguments.config).settings
+    logs.configure("warning", settings.log.format)
+    coloured = _wants_colour()
+    documents: list[dict[str, Any]] = []
+    with Progress(sys.stderr, total=len(arguments.files)) as progress:
+        progress.begin("loading the model")
+        reader = new_reader(settings)
+        reader.start()
+        try:
+            judge = Judge(settings, reader, load_scorer(settings))
+            for path in arguments.files:
+                progress.begin(path)
+                document = judge.judge(path)
+                documents.append(document)
+                progress.done()
+                if arguments.json:
+                    sys.stdout.write(encode(document, indent=None).decode("utf-8"))
+                else:
+                    print(describe(document, coloured=coloured))
+                sys.stdout.flush()
+        finally:
+            reader.close()
+    if any(document["verdict"] == "FAKE" for document in documents):
+        return Exit.FOUND
+    if any(document["verdict"] is None for document in documents):
+        return Exit.NOT_JUDGED
+    return Exit.OK
+
+
+def _wants_colour() -> bool:
+    import os  # noqa: PLC0415 - only when it runs
+
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from dfwatch.config import FaceSettings, VerdictSettings
+from dfwatch.document import Refusal, Run, Subject, build, encode, schema
+from dfwatch.layout import DroppedName
+from dfwatch.models.bundle import Bundle
+from dfwatch.reading import QualityFlag, Reading
+from dfwatch.reasons import Label, Reason, Status
+from dfwatch.verdict import Decision, Limits, decide
+from tests.factories import bundle, reading
+
+GOLDEN = Path(__file__).parent / "golden"
+RUNTIME = {
+    "dfwatch": "0.1.0",
+    "torch": "2.9.0",
+    "engine": "torch 2.9.0, channels_last",
+    "device": "cpu",
+    "device_name": "Some Processor",
+    "device_reason": "there is no accelerator",
+    "precision": "bfloat16",
+    "precision_max_difference": 0.004,
+    "batch_size": 8,
+    "threads": 2,
+    "host": "newsroom",
+}
+SUBJECT = Subject(
+    DroppedName("desk/tuesday", "clip.mp4"), 123456, "ab" * 32, "2026-11-21T22:33:44.555Z", ("quiet 3.0 s", "lease")
+)
+
+
+def decision_on(read: Reading, scores: list[float], model: Bundle) -> Decision:
+    return decide(
+        read,
+        np.array(scores, dtype=np.float32),
+        calibration=model.calibration,
+        limits=Limits(model.thresholds.real, model.thresholds.fake),
+        settings=VerdictSettings(),
+        faces=FaceSettings(),
+    )
+
+
+def run(model: Bundle, attempt: int = 1) -> Run:
+    return Run("20261121T223344.555000Z-0badcafe", attempt, model, RUNTIME, {"hash": 0.25, "inference": 12.04})
+
+
+def fake() -> dict[str, Any]:
+    model, read = bundle(), reading([range(4), [1, 2]], frames=4)
+    return build(Status.DONE, SUBJECT, run(model), reading=read, decision=decision_on(read, [0.97] * 4 + [0.1] * 2, model))
+
+
+def inconclusive() -> dict[str, Any]:
+    model = bundle(calibration=bundle().calibration.__class__(method="none", parameters={}, fitted_on=""))
+    read = reading([range(4)], frames=4, decoded=4)
+    read = Reading(
+        read.video,
+        read.sampling,
+        read.tracks,
+        read.crops,
+        read.decoder,
+        quality=(QualityFlag("small_faces", "faces are 20 px wide"),),
+        warnings=("a packet could not be decoded",),
+    )
+    return build(Status.DONE, SUBJECT, run(model), reading=read, decision=decision_on(read, [0.5] * 4, model))
+
+
+def no_face() -> dict[str, Any]:
+    model, read = bundle(), reading([], frames=4)
+    return build(Status.DONE, SUBJECT, run(model), reading=read, decision=decision_on(read, [], model))
+
+
+def rejected() -> dict[str, Any]:
+    refusal = Refusal(Reason.UNSUPPORTED_TYPE, "the ending .exe is not one that is judged", "see watch.extensions")
+    subject = Subject(DroppedName("", os_name(b"caf\xe9.exe")), 10, None, SUBJECT.received_at)
+    return build(Status.REJECTED, subject, run(bundle(), attempt=1), refusal=refusal)
+
+
+def os_name(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+@pytest.mark.parametrize("make", [fake, inconclusive, no_face, rejected], ids=lambda make: make.__name__)
+def test_documents_are_as_published_and_obey_the_schema(make: Any, request: pytest.FixtureRequest) -> None:
+    document = json.loads(encode(make()))
+    validator = jsonschema.Draft202012Validator(schema(), format_checker=jsonschema.FormatChecker())
+    validator.validate(document)
+    golden = GOLDEN / f"{make.__name__}.json"
+    if request.config.getoption("--update-golden"):
+        golden.write_bytes(encode(document))
+    assert encode(document).decode() == golden.read_text(encoding="utf-8")
+
+
+def test_the_schema_is_a_schema() -> None:
+    jsonschema.Draft202012Validator.check_schema(schema())
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"verdict": None}, "done without a verdict"),
+        ({"status": "failed"}, "failed with a verdict"),
+        ({"verdict": "NO_FACE"}, "no face, but a probability"),
+        ({"p_fake": 1.5}, "a probability above one"),
+        ({"reason": "because"}, "an unknown reason"),
+        ({"schema_version": "2.0"}, "another major version"),
+    ],
+)
+def test_the_schema_refuses_contradictions(change: dict[str, Any], why: str) -> None:
+    document = {**json.loads(encode(fake())), **change}
+    assert not jsonschema.Draft202012Validator(schema()).is_valid(document), why
+
+
+def test_every_reason_and_label_is_in_the_schema() -> None:
+    properties = schema()["properties"]
+    assert set(properties["reason"]["enum"]) == {None, *Reason}
+    assert set(properties["verdict"]["enum"]) == {None, *Label}
+    assert set(properties["status"]["enum"]) == set(Status)
+
+
+def test_a_document_is_one_line_when_asked() -> None:
+    text = encode(rejected(), indent=None).decode()
+    assert text.endswith("\n")
+    assert text.count("\n") == 1
+
+
+def test_names_that_are_not_utf8_survive() -> None:
+    import base64
+
+    subject = json.loads(encode(rejected()))["subject"]
+    assert subject["name"] == "caf�.exe"
+    assert base64.b64decode(subject["name_bytes_b64"]) == b"caf\xe9.exe"
+
+
+def test_total_is_the_sum_of_the_stages() -> None:
+    timings = fake()["timings_ms"]
+    total = timings.pop("total")
+    assert total == pytest.approx(sum(timings.values()), abs=0.3)
+    assert set(timings) == {"probe", "decode", "faces", "hash", "inference"}
+
+
+def test_thresholds_say_where_they_come_from() -> None:
+    model, read = bundle(), reading([range(4)], frames=4)
+    own = fake()["thresholds"]
+    assert (own["source"], own["false_positive_rate"]) == ("bundle", 0.01)
+    moved = decide(
+        read,
+        np.full(4, 0.9, dtype=np.float32),
+        calibration=model.calibration,
+        limits=Limits(0.3, 0.9),
+        settings=VerdictSettings(),
+        faces=FaceSettings(),
+    )
+    configured = build(Status.DONE, SUBJECT, run(model), reading=read, decision=moved)["thresholds"]
+    assert (configured["source"], configured["false_positive_rate"]) == ("configuration", None)
