@@ -212,7 +212,7 @@ def make_still(
     kind: str | None = None,
     quality: int = 92,
 ) -> Path:
-    """Write a JPEG, PNG or WebP (by ``kind`` or the name's ending) that is upright once its EXIF orientation is applied."""
+    """Write a JPEG, PNG or WebP (by ``kind`` or the ending) that is upright once its EXIF orientation is applied."""
     upright = paint(1, size, 0.0, faces)
     turn, mirrored = {
         1: (0, False), 2: (0, True), 3: (180, False), 4: (180, True),

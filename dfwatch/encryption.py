@@ -1,0 +1,55 @@
+"""Whether an ISO base media file says that its pictures are encrypted (ISO/IEC 23001-7, common encryption)."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    ReadAt = Callable[[int, int], bytes]
+
+MAX_BOXES = 4096
+_PATH = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
+
+
+def is_encrypted_isobmff(read_at: ReadAt, size_bytes: int) -> bool:
+    """Whether a video track's sample entry is ``encv``; False for any other kind of file."""
+    budget = [MAX_BOXES]
+    return any(_has_encrypted_entry(read_at, start, end) for start, end in _descend(read_at, 0, size_bytes, 0, budget))
+
+
+def _descend(read_at: ReadAt, start: int, end: int, depth: int, budget: list[int]) -> Iterator[tuple[int, int]]:
+    """Contents of every box at ``_PATH``."""
+    for kind, inner_start, inner_end in _boxes(read_at, start, end, budget):
+        if kind != _PATH[depth]:
+            continue
+        if depth + 1 == len(_PATH):
+            yield inner_start, inner_end
+        else:
+            yield from _descend(read_at, inner_start, inner_end, depth + 1, budget)
+
+
+def _boxes(read_at: ReadAt, start: int, end: int, budget: list[int]) -> Iterator[tuple[bytes, int, int]]:
+    while start + 8 <= end and budget[0] > 0:
+        budget[0] -= 1
+        head = read_at(start, 16)
+        if len(head) < 8:
+            return
+        length, kind = struct.unpack_from(">I4s", head)
+        header = 8
+        if length == 1 and len(head) == 16:
+            (length,) = struct.unpack_from(">Q", head, 8)
+            header = 16
+        elif length == 0:
+            length = end - start
+        if length < header:
+            return
+        yield kind, start + header, min(start + length, end)
+        start += length
+
+
+def _has_encrypted_entry(read_at: ReadAt, start: int, end: int) -> bool:
+    # Version, flags and the number of entries come before the entries.
+    return any(kind == b"encv" for kind, _, _ in _boxes(read_at, start + 8, end, [64]))
