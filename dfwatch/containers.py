@@ -99,8 +99,8 @@ def _isobmff(read_at: ReadAt, size_bytes: int) -> Declaration:
             break
         types.add(kind)
         if length == 0:
-            offset, walked_to_end = size_bytes, True
-            break
+            # To the end of the file, wherever that may be one day.
+            return Declaration("isobmff", missing=_missing_box(types))
         if length == 1:
             if len(head) < 16:
                 offset += 16
@@ -117,10 +117,16 @@ def _isobmff(read_at: ReadAt, size_bytes: int) -> Declaration:
             break
     if offset > size_bytes:
         return Declaration("isobmff", offset)
-    # Fragments (moof) and still pictures (meta) do without moov.
-    if walked_to_end and not types & {b"moov", b"moof", b"meta", b"styp"}:
-        return Declaration("isobmff", missing="moov")
-    return Declaration("isobmff", offset if walked_to_end else None)
+    if not walked_to_end:
+        return Declaration("isobmff")
+    return Declaration("isobmff", offset, _missing_box(types))
+
+
+def _missing_box(types: set[bytes]) -> str:
+    """Which box a file of these boxes still lacks; fragments (moof) and still pictures (meta) do without moov."""
+    if not types & {b"moov", b"moof", b"meta"}:
+        return "moov"
+    return "" if types & {b"mdat", b"meta"} else "mdat"
 
 
 _UNKNOWN_SIZE = -1

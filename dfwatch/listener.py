@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-_RETRY_FIRST_S = 5.0
+_RETRY_FIRST_S = 1.0
 _RETRY_LAST_S = 300.0
 _STEADY_S = 60.0
 
