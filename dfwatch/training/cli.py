@@ -1,89 +1,139 @@
-"""The training commands: `prepare`, `train`, `calibrate`, `evaluate`. Imports neither torch nor cv2 before they run."""
+"""The training commands: `prepare`, `train`, `calibrate`, `evaluate`. Imports neither torch nor cv2 before they run.
+
+Each command sets ``handler`` on its parser: a function from the parsed arguments to the exit code. What a person wants
+to see goes to standard error, results go to files.
+"""
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
+INCOMPLETE = 3
+
 
 def add_parsers(subparsers: Subparsers) -> None:
-    """Add the training commands; each sets ``handler``, a function from the parsed arguments to the exit code."""
+    """Add the training commands to the subparsers of `dfwatch`."""
+    _add_prepare(subparsers)
     _add_train(subparsers)
+    _add_calibrate(subparsers)
+    _add_evaluate(subparsers)
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, metavar="FOLDER", help="folder that holds the prepared packs")
-    parser.add_argument("--exclude", metavar="FILE", help="videos or groups never to be used, one a line")
+def _add_prepare(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "prepare",
+        help="cut faces out of videos or pictures into a training pack",
+        description="Cut faces out of videos or pictures and pack them with an index, a summary and a contact sheet. "
+        "A run that was stopped goes on where it was: give the same command again.",
+    )
+    parser.add_argument("source", help="folder of the data set, or a CSV file with path and label")
+    parser.add_argument("pack", help="folder for the pack; its name is how recipes call it")
+    parser.add_argument(
+        "--layout",
+        default="auto",
+        choices=("auto", "ffpp", "celebdf", "dfdc", "folders", "splits", "csv"),
+        help="how the data set is laid out (default: recognised by its files)",
+    )
+    parser.add_argument("--cropped", action="store_true", help="the pictures are face crops already: keep them whole")
+    parser.add_argument("--size", type=int, default=224, metavar="PX", help="longest side of a stored crop (224)")
+    parser.add_argument("--margin", type=float, default=0.35, help="room around the face box (0.35)")
+    parser.add_argument("--quality", type=int, default=95, help="JPEG quality of stored crops (95)")
+    parser.add_argument("--frames", type=int, default=16, help="frames from each video (16)")
+    parser.add_argument("--processes", type=int, default=1, help="processes for pictures (1)")
+    parser.set_defaults(handler=_lazy("run_prepare"))
 
 
 def _add_train(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "train",
         help="train a model by a recipe",
-        description="Train a model by a recipe. A run that was stopped goes on where it was: give the same command again.",
+        description="Train a model by a recipe and write it as a bundle. "
+        "A run that was stopped goes on where it was: give the same command again.",
     )
     parser.add_argument("recipe", help="a YAML recipe, e.g. recipes/efficientnet_lite0.yaml")
     _add_data(parser)
     parser.add_argument("--run", required=True, metavar="FOLDER", help="folder for checkpoint, log and weights")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (default: auto)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that make batches (default: 1)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of torch (default: torch's choice)")
-    parser.add_argument(
-        "--max-minutes", type=float, default=0.0, help="stop with a checkpoint after this time (exit code 3)"
-    )
+    parser.add_argument("--pack", action="append", metavar="NAME", help="labelled pack, in place of the recipe's; repeatable")
+    parser.add_argument("--bundle", metavar="FOLDER", help="write the best weights there as a bundle at the end")
+    parser.add_argument("--initial", metavar="SOURCE", help="first weights, in place of the recipe's")
     parser.add_argument("--teacher", metavar="BUNDLE", help="the teacher's bundle, in place of the recipe's")
-    parser.set_defaults(handler=run_train)
-
-
-def run_train(arguments: argparse.Namespace) -> int:
-    """Run `dfwatch train`: 0 when the run is complete, 3 when time ran out before."""
-    import dataclasses  # noqa: PLC0415
-
-    import torch  # noqa: PLC0415
-
-    from dfwatch.training.loop import RunOptions, open_trainer  # noqa: PLC0415
-    from dfwatch.training.recipe import load_recipe  # noqa: PLC0415
-
-    recipe = load_recipe(arguments.recipe)
-    if arguments.teacher and recipe.teacher:
-        recipe = dataclasses.replace(recipe, teacher=dataclasses.replace(recipe.teacher, bundle=arguments.teacher))
-    device = arguments.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    options = RunOptions(
-        folder=arguments.run,
-        device=device,
-        workers=arguments.workers,
-        threads=arguments.threads,
-        max_seconds=60 * arguments.max_minutes,
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (auto)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that make batches (1)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of torch (torch's choice)")
+    parser.add_argument(
+        "--max-minutes",
+        type=float,
+        default=0.0,
+        help=f"stop with a checkpoint after this time, with exit code {INCOMPLETE}; a second command goes on",
     )
-    trainer = open_trainer(arguments.data, recipe, options, _excluded(arguments))
-    _say(f"{recipe.id}: step {trainer.progress.step} of {recipe.total_steps} on {device}")
-    progress = trainer.run(_report)
-    _say(f"best AUC {progress.best_auc:.4f} at step {progress.best_step}; weights and log in {arguments.run}")
-    return 0 if progress.finished else 3
+    parser.set_defaults(handler=_lazy("run_train"))
 
 
-def _excluded(arguments: argparse.Namespace) -> frozenset[str]:
-    from dfwatch.training.splits import read_exclusions  # noqa: PLC0415
+def _add_calibrate(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "calibrate",
+        help="fit a bundle's calibration and thresholds on held-out groups",
+        description="Fit calibration and thresholds on the `select` part of a pack and store them in the bundle.",
+    )
+    parser.add_argument("bundle", help="the bundle's folder")
+    _add_data(parser)
+    parser.add_argument("--pack", action="append", required=True, metavar="NAME", help="pack to fit on; repeatable")
+    parser.add_argument("--split", default="select", choices=("select", "test", "train"), help="part of it (select)")
+    parser.add_argument("--method", default="platt", choices=("platt", "temperature", "none"), help="(platt)")
+    parser.add_argument("--false-alarms", type=float, default=0.01, help="share of real groups called FAKE (0.01)")
+    parser.add_argument("--misses", type=float, default=0.05, help="share of fake groups called REAL (0.05)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (auto)")
+    parser.set_defaults(handler=_lazy("run_calibrate"))
 
-    return read_exclusions(arguments.exclude) if arguments.exclude else frozenset()
+
+def _add_evaluate(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="measure a bundle on crops or on videos, with a report",
+        description="Measure a bundle on a held-out part of packs, or on videos through the service's own reader, "
+        "detector and verdict. Writes report.md, report.html, evaluation.json and scores.csv.",
+    )
+    parser.add_argument("bundle", help="the bundle's folder")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the report goes")
+    parser.add_argument("--videos", metavar="SOURCE", help="folder or CSV of videos, in any layout of `dfwatch prepare`")
+    parser.add_argument("--layout", default="auto", help="layout of --videos (recognised by its files)")
+    _add_data(parser, required=False)
+    parser.add_argument("--pack", action="append", metavar="NAME", help="pack to measure on; repeatable")
+    parser.add_argument("--split", default="test", choices=("select", "test", "train"), help="part of the packs (test)")
+    parser.add_argument("--all-fakes", action="store_true", help="every fake; without it as many fakes as reals")
+    parser.add_argument("--robustness", type=int, default=0, metavar="N", help="also after changes, on N crops of each label")
+    parser.add_argument("--run", metavar="FOLDER", help="training run whose curves the report shows")
+    parser.add_argument("--include-trained", action="store_true", help="report on groups that the bundle was trained on, with a warning")
+    parser.add_argument("--store", metavar="NAME", help="store the figures in the bundle under metrics.NAME")
+    parser.add_argument("--rounds", type=int, default=1000, help="rounds of the bootstrap (1000)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (auto)")
+    parser.set_defaults(handler=_lazy("run_evaluate"))
 
 
-def _report(entry: dict[str, object]) -> None:
-    if entry["event"] == "train":
-        _say(
-            f"step {entry['step']}/{entry['of']}  loss {entry['loss']}  {entry['crops_per_s']} crops/s"
-            f"  waiting {entry['waiting_for_data']:.0%}  left {float(str(entry['left_s'])) / 60:.0f} min"
-        )
-    else:
-        _say(f"step {entry['step']}  AUC {entry['auc']}  best {entry.get('best_auc')}  loss {entry.get('loss')}")
+def _add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
+    parser.add_argument("--data", required=required, metavar="FOLDER", help="folder that holds the packs")
+    parser.add_argument("--exclude", metavar="FILE", help="videos or groups never to be used, one a line")
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def _lazy(name: str) -> Callable[[argparse.Namespace], int]:
+    """Import the heavy half of a command only when it runs."""
+
+    def handler(arguments: argparse.Namespace) -> int:
+        from dfwatch.errors import MissingExtraError  # noqa: PLC0415
+
+        try:
+            from dfwatch.training import commands  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(
+                "starting the training tools", error.name or "", error, hint="pip install 'dfwatch[train]'"
+            ) from error
+        run: Callable[[argparse.Namespace], int] = getattr(commands, name)
+        return run(arguments)
+
+    return handler

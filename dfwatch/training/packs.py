@@ -42,8 +42,7 @@ class PackWriter:
 
     def add(self, jpeg: bytes, record: Record) -> None:
         """Store one encoded picture; ``shard``, ``offset`` and ``length`` of ``record`` are filled in here."""
-        padded_bytes = _BLOCK_BYTES + -(-len(jpeg) // _BLOCK_BYTES) * _BLOCK_BYTES
-        if self._tar is not None and self._tar.offset + padded_bytes + tarfile.RECORDSIZE > self._limit_bytes:
+        if self._tar is not None and _closed_bytes(self._tar.offset, len(jpeg)) > self._limit_bytes:
             self._tar.close()
             self._tar = None
         if self._tar is None:
@@ -76,6 +75,12 @@ class PackWriter:
             self.close()
         elif self._tar is not None:
             self._tar.close()
+
+
+def _closed_bytes(offset: int, length: int) -> int:
+    """Return the size of a tar file that is closed after one more member of ``length`` bytes at ``offset``."""
+    end = offset + _BLOCK_BYTES + -(-length // _BLOCK_BYTES) * _BLOCK_BYTES + 2 * _BLOCK_BYTES
+    return -(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE
 
 
 class Pack:

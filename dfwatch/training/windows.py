@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from dfwatch.faces import crop_region
+from dfwatch.reading import Box, CropSpec
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dfwatch.training.records import Record
 
 # Measured with YuNet on the DFDC crops (docs/training.md): their side is 0.84 of the face box's longer side, and their
-# centre lies 0.056 of it below the box's centre.
+# centre lies 0.055 of it below the box's centre.
 REFERENCE_MARGIN = -0.08
 REFERENCE_SHIFT_Y = 0.055
 
@@ -37,11 +40,9 @@ def reference_window(
     """Return the window that a ``CropSpec`` of this margin and shift cuts, moved or shrunk to stay in the picture."""
     height, width = shape
     x, y, box_width, box_height = record.box
-    longer = max(box_width * width, box_height * height)
-    side = longer * (1 + 2 * margin)
-    centre_x = (x + box_width / 2) * width
-    centre_y = (y + box_height / 2) * height + shift_y * longer
-    return fit_window(centre_x, centre_y, side, shape)
+    box = Box(x * width, y * height, box_width * width, box_height * height)
+    region = crop_region(box, CropSpec(size_px=1, margin=margin, square=True, shift_y=shift_y))
+    return fit_window(region.x + region.width / 2, region.y + region.height / 2, region.width, shape)
 
 
 def fit_window(centre_x: float, centre_y: float, side: float, shape: tuple[int, int]) -> Window:

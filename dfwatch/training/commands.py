@@ -1,0 +1,230 @@
+"""What the training commands do, from parsed arguments to the exit code."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dfwatch.config import ModelSettings
+from dfwatch.detector import Detector
+from dfwatch.errors import TrainingError
+from dfwatch.models.bundle import load_bundle
+from dfwatch.training import layouts, robustness
+from dfwatch.training.batches import Item, open_pools
+from dfwatch.training.calibration import choose_thresholds, fit_calibration
+from dfwatch.training.cli import INCOMPLETE
+from dfwatch.training.crops import CutSpec
+from dfwatch.training.export import export_bundle, read_log, update_bundle
+from dfwatch.training.judging import judge_crops, judge_videos, refuse_trained
+from dfwatch.training.loop import RunOptions, open_trainer
+from dfwatch.training.metrics import Cut, auc
+from dfwatch.training.packs import Pack
+from dfwatch.training.prepare import CONTACT_SHEET, PrepareOptions, contact_sheet, is_video, prepare, summary_table
+from dfwatch.training.recipe import load_recipe
+from dfwatch.training.report import as_json, write_report
+from dfwatch.training.splits import SplitRule, read_exclusions, take
+from dfwatch.training.summary import evaluate, summarise
+
+if TYPE_CHECKING:
+    import argparse
+
+    from dfwatch.training.judging import Judged
+
+_OWN_LICENCE = "Terms of the training data apply; fill this in before you share the bundle."
+
+
+def run_prepare(arguments: argparse.Namespace) -> int:
+    """Run `dfwatch prepare`."""
+    layout = layouts.detect(arguments.source) if arguments.layout == "auto" else arguments.layout
+    sources = layouts.scan(layout, arguments.source)
+    cut = CutSpec(
+        size_px=arguments.size, margin=arguments.margin, whole=arguments.cropped, jpeg_quality=arguments.quality
+    )
+    options = PrepareOptions(folder=arguments.pack, cut=cut, processes=arguments.processes)
+    _say(f"{len(sources)} sources, layout {layout}")
+    with tqdm(total=len(sources), unit="source") as bar:
+
+        def progress(done: int, _total: int) -> None:
+            bar.update(done - bar.n)
+
+        if any(is_video(source) for source in sources):
+            from dfwatch.training.videos import VideoCutter  # noqa: PLC0415 - starts reader processes
+
+            options = dataclasses.replace(options, chunk=8)
+            with VideoCutter(cut, arguments.frames) as cutter:
+                done = prepare(sources, options, cut_video=cutter.cut, progress=progress)
+        else:
+            done = prepare(sources, options, progress=progress)
+    sheet = os.path.join(arguments.pack, CONTACT_SHEET)
+    contact_sheet(Pack(arguments.pack), sheet)
+    print(summary_table(done.records, SplitRule()))  # noqa: T201 - the command's result
+    _say(f"{done.without_face} sources without a face, {len(done.failed)} unreadable; look at {sheet}")
+    for video, cause in sorted(done.failed.items())[:20]:
+        _say(f"  {video}: {cause}")
+    return 0
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """Run `dfwatch train`: 0 when the run is complete, 3 when time ran out before."""
+    recipe = load_recipe(arguments.recipe)
+    if arguments.teacher and recipe.teacher:
+        recipe = dataclasses.replace(recipe, teacher=dataclasses.replace(recipe.teacher, bundle=arguments.teacher))
+    if arguments.initial:
+        recipe = dataclasses.replace(recipe, initial=arguments.initial)
+    if arguments.pack:
+        packs = tuple(arguments.pack)
+        recipe = dataclasses.replace(
+            recipe, data=dataclasses.replace(recipe.data, packs=packs, blend_packs=packs, unlabelled_packs=())
+        )
+    options = RunOptions(
+        folder=arguments.run,
+        device=_device(arguments.device),
+        workers=arguments.workers,
+        threads=arguments.threads,
+        max_seconds=60 * arguments.max_minutes,
+    )
+    excluded = _excluded(arguments)
+    trainer = open_trainer(arguments.data, recipe, options, excluded)
+    _say(f"{recipe.id}: step {trainer.progress.step} of {recipe.total_steps} on {options.device}")
+
+    def stop(_signal: int, _frame: object) -> None:
+        trainer.stop_requested = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    progress = trainer.run(_report)
+    _say(f"best AUC {progress.best_auc:.4f} at step {progress.best_step}; weights and log in {arguments.run}")
+    if not progress.finished:
+        return INCOMPLETE
+    if arguments.bundle:
+        groups = open_pools(arguments.data, recipe, excluded).groups
+        packs = sorted({*recipe.data.packs, *recipe.data.blend_packs, *recipe.data.unlabelled_packs})
+        export_bundle(
+            arguments.run, recipe, arguments.bundle, groups=groups, licence=_OWN_LICENCE, version="1", data=packs
+        )
+        _say(f"bundle in {arguments.bundle}; next: dfwatch calibrate {arguments.bundle}")
+    return 0
+
+
+def run_calibrate(arguments: argparse.Namespace) -> int:
+    """Run `dfwatch calibrate`."""
+    bundle = load_bundle(arguments.bundle)
+    items = _items(arguments)
+    refuse_trained(bundle, [item.record.group for item in items], allowed=False)
+    detector = Detector.load(bundle, ModelSettings(device=arguments.device))
+    judged = judge_crops(detector, items, keep_pictures=False)
+    labels = np.array([item.label for item in judged], np.int64)
+    raw = np.array([item.p_raw for item in judged])
+    groups = [item.group for item in judged]
+    reals, fakes = int((labels == 0).sum()), int((labels == 1).sum())
+    data = f"{arguments.split} part of {', '.join(arguments.pack)}: {reals} real and {fakes} fake, {len(set(groups))} groups"
+    calibration = fit_calibration(arguments.method, labels, raw, data)
+    thresholds = choose_thresholds(
+        labels,
+        calibration.apply(raw),
+        groups,
+        chosen_on=data,
+        false_positive_rate=arguments.false_alarms,
+        miss_rate=arguments.misses,
+    )
+    update_bundle(bundle, calibration=calibration, thresholds=thresholds)
+    _say(f"fitted on {data}, AUC {auc(labels, raw):.4f}")
+    values = ", ".join(f"{name} {value:.4f}" for name, value in calibration.parameters.items())
+    _say(f"{calibration.method} {values}; REAL at or below {thresholds.real:.4f}, FAKE at or above {thresholds.fake:.4f}")
+    return 0
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    """Run `dfwatch evaluate`."""
+    bundle = load_bundle(arguments.bundle)
+    if bool(arguments.videos) == bool(arguments.pack):
+        raise TrainingError("evaluating", arguments.bundle, "give either --videos, or --data and --pack")
+    items: list[Item] = []
+    if arguments.videos:
+        judged, trained, data = _judge_videos(arguments)
+    else:
+        items = _items(arguments)
+        if not arguments.all_fakes:
+            items = _as_many_fakes_as_reals(items)
+        trained = refuse_trained(bundle, [item.record.group for item in items], allowed=arguments.include_trained)
+        detector = Detector.load(bundle, ModelSettings(device=arguments.device))
+        judged = judge_crops(detector, items)
+        data = f"{arguments.split} part of {', '.join(arguments.pack)}"
+    evaluation = evaluate(bundle, data, judged, trained_on=trained, rounds=arguments.rounds)
+    if arguments.robustness and items:
+        detector = Detector.load(bundle, ModelSettings(device=arguments.device))
+        some = _as_many_fakes_as_reals(items, arguments.robustness)
+        cut = Cut(bundle.thresholds.real, bundle.thresholds.fake)
+        changes = {"unchanged": None, **robustness.CHANGES}
+        for name, change in tqdm(changes.items(), desc="robustness"):
+            changed = judge_crops(detector, some, change=change, keep_pictures=False)
+            evaluation.robustness[name] = summarise(name, changed, cut, full=False, rounds=arguments.rounds)
+    write_report(evaluation, arguments.out, read_log(arguments.run) if arguments.run else ())
+    if arguments.store:
+        update_bundle(bundle, metrics={**bundle.metrics, arguments.store: as_json(evaluation)})
+    _say(f"AUC {evaluation.overall.figures['AUC']}; report in {os.path.join(arguments.out, 'report.html')}")
+    return 0
+
+
+def _judge_videos(arguments: argparse.Namespace) -> tuple[list[Judged], int, str]:
+    from dfwatch.training.videos import open_judge  # noqa: PLC0415 - starts reader processes
+
+    bundle = load_bundle(arguments.bundle)
+    layout = layouts.detect(arguments.videos) if arguments.layout == "auto" else arguments.layout
+    sources = layouts.scan(layout, arguments.videos)
+    trained = refuse_trained(bundle, [source.group for source in sources], allowed=arguments.include_trained)
+    with open_judge(arguments.bundle, arguments.device) as judge, tqdm(total=len(sources), unit="video") as bar:
+        judged = judge_videos(judge, sources, lambda done, _: bar.update(done - bar.n) and None)
+    return judged, trained, f"{os.path.basename(os.path.abspath(arguments.videos))} ({layout}), through reader and verdict"
+
+
+def _items(arguments: argparse.Namespace) -> list[Item]:
+    if not arguments.data:
+        raise TrainingError("opening the packs", ", ".join(arguments.pack), "--data is missing")
+    excluded = _excluded(arguments)
+    found: list[Item] = []
+    for name in arguments.pack:
+        pack = Pack(os.path.join(arguments.data, name))
+        found.extend(Item(pack, record) for record in take(pack.records, arguments.split, SplitRule(), excluded))
+    if not found:
+        raise TrainingError("opening the packs", arguments.data, f"their {arguments.split} part is empty")
+    return found
+
+
+def _as_many_fakes_as_reals(items: list[Item], limit: int = 10**9) -> list[Item]:
+    """Return the same number of both labels, drawn with a fixed seed."""
+    rng = np.random.default_rng(0)
+    parts = [[item for item in items if item.record.is_fake == fake] for fake in (False, True)]
+    count = min(limit, *(len(part) for part in parts))
+    return [part[int(place)] for part in parts for place in sorted(rng.permutation(len(part))[:count])]
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _excluded(arguments: argparse.Namespace) -> frozenset[str]:
+    return read_exclusions(arguments.exclude) if arguments.exclude else frozenset()
+
+
+def _report(entry: dict[str, Any]) -> None:
+    if entry["event"] == "train":
+        _say(
+            f"step {entry['step']}/{entry['of']}  loss {entry['loss']}  {entry['crops_per_s']} crops/s"
+            f"  waiting {entry['waiting_for_data']:.0%}  left {entry['left_s'] / 60:.0f} min"
+        )
+    else:
+        _say(f"step {entry['step']}  AUC {entry['auc']}  best {entry.get('best_auc')}  loss {entry.get('loss')}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - progress for a person

@@ -1,0 +1,26 @@
+"""Small made-up data for the training tests."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from dfwatch.training.records import Record
+
+# Where YuNet sees eyes, nose and mouth corners in a tight face crop, as fractions of it.
+FACE_LANDMARKS = (0.33, 0.42, 0.67, 0.42, 0.5, 0.6, 0.37, 0.78, 0.63, 0.78)
+
+
+def face_like(rng: np.random.Generator, side_px: int = 64) -> np.ndarray:
+    """A smooth coloured picture: no face, but with the texture and gradients that blending needs."""
+    coarse = rng.integers(40, 215, (6, 6, 3)).astype(np.uint8)
+    return cv2.resize(coarse, (side_px, side_px), interpolation=cv2.INTER_CUBIC)
+
+
+def jpeg(picture: np.ndarray) -> bytes:
+    return cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+
+
+def record(name: str, label: str, group: str, **more: object) -> Record:
+    fields = {"shard": "", "offset": 0, "length": 0, "source": "made", "video": name, "landmarks": FACE_LANDMARKS}
+    return Record(name=f"{name}.jpg", label=label, group=group, **{**fields, **more})

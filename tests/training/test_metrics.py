@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from dfwatch.errors import TrainingError
+from dfwatch.training import metrics
+from dfwatch.training.calibration import choose_thresholds, fit_calibration, logit
+from dfwatch.training.metrics import Cut, bootstrap
+
+LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+SCORES = np.array([0.1, 0.2, 0.6, 0.3, 0.4, 0.7, 0.8, 0.9])
+
+
+def test_figures_of_eight_videos_worked_out_by_hand() -> None:
+    # One of 16 pairs is in the wrong order: the real with 0.6 above the fake with 0.4.
+    assert metrics.auc(LABELS, SCORES) == pytest.approx(15 / 16)
+    # Fakes at ranks 1, 2, 3 and 5: (1 + 1 + 1 + 4/5) / 4.
+    assert metrics.average_precision(LABELS, SCORES) == pytest.approx(3.8 / 4)
+    assert metrics.equal_error_rate(LABELS, SCORES) == pytest.approx(0.25)
+    assert metrics.hits_at_false_alarms(LABELS, SCORES, 0.01) == pytest.approx(0.75)
+    assert metrics.hits_at_false_alarms(LABELS, SCORES, 0.25) == pytest.approx(1.0)
+    assert metrics.brier(np.array([0, 1]), np.array([0.2, 0.6])) == pytest.approx((0.04 + 0.16) / 2)
+    # Two bins: 0.1 with no fake, 0.9 with half fakes.
+    assert metrics.expected_calibration_error(np.array([0, 0, 1, 0]), np.array([0.1, 0.1, 0.9, 0.9])) == pytest.approx(
+        0.5 * 0.1 + 0.5 * 0.4
+    )
+
+
+def test_ties_count_half_and_one_label_alone_has_no_figure() -> None:
+    assert metrics.auc(np.array([0, 1]), np.array([0.5, 0.5])) == 0.5
+    assert math.isnan(metrics.auc(np.array([1, 1]), np.array([0.5, 0.6])))
+
+
+def test_inconclusive_is_neither_right_nor_counted_among_the_decided() -> None:
+    cut = Cut(real=0.25, fake=0.75)
+    assert cut.coverage(LABELS, SCORES) == pytest.approx(4 / 8)
+    assert cut.accuracy_of_decided(LABELS, SCORES) == 1.0
+    assert cut.balanced_accuracy(LABELS, SCORES) == pytest.approx((2 / 4 + 2 / 4) / 2)
+    assert cut.hits(LABELS, SCORES) == pytest.approx(0.5)
+    assert cut.false_alarms(LABELS, SCORES) == 0.0
+
+
+def test_the_interval_holds_the_value_and_is_wider_when_groups_repeat_themselves() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 100)
+    scores = labels + rng.normal(0, 1, 200)
+    alone = bootstrap(metrics.auc, labels, scores, [str(n) for n in range(200)], rounds=150)
+    assert alone.low < alone.value < alone.high
+    copies = 3
+    repeated = bootstrap(
+        metrics.auc,
+        np.repeat(labels, copies),
+        np.repeat(scores, copies),
+        [str(n) for n in np.repeat(np.arange(200), copies)],
+        rounds=150,
+    )
+    # Copies of a video are no new evidence: the interval stays as wide.
+    assert repeated.high - repeated.low == pytest.approx(alone.high - alone.low, rel=0.25)
+    naive = bootstrap(
+        metrics.auc, np.repeat(labels, copies), np.repeat(scores, copies), [str(n) for n in range(600)], rounds=150
+    )
+    assert naive.high - naive.low < 0.7 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize("method", ["temperature", "platt"])
+def test_calibration_undoes_a_known_distortion(method: str) -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.uniform(0.02, 0.98, 40_000)
+    labels = (rng.uniform(size=40_000) < truth).astype(np.int64)
+    distorted = 1 / (1 + np.exp(-3 * logit(truth)))
+    assert metrics.expected_calibration_error(labels, distorted) > 0.08
+    calibration = fit_calibration(method, labels, distorted, "made-up data")
+    assert metrics.expected_calibration_error(labels, calibration.apply(distorted)) < 0.015
+    if method == "temperature":
+        assert calibration.parameters["temperature"] == pytest.approx(3, rel=0.05)
+    else:
+        assert calibration.parameters["slope"] == pytest.approx(1 / 3, rel=0.05)
+
+
+def test_a_detector_that_points_the_wrong_way_is_not_turned_round() -> None:
+    with pytest.raises(TrainingError, match="fakes score lower"):
+        fit_calibration("platt", 1 - LABELS, SCORES, "made-up data")
+
+
+def test_thresholds_keep_their_promise_on_new_groups() -> None:
+    rng = np.random.default_rng(2)
+
+    def sample(count: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        labels = np.repeat([0, 1], count)
+        scores = 1 / (1 + np.exp(-(rng.normal(0, 1, 2 * count) + 4 * labels - 2)))
+        return labels, scores, [str(number) for number in range(2 * count)]
+
+    broken = 0
+    for _ in range(20):
+        thresholds = choose_thresholds(*sample(1500), chosen_on="made-up data", false_positive_rate=0.01)
+        assert thresholds.false_positive_rate is not None
+        assert thresholds.false_positive_rate <= 0.01
+        labels, scores, _ = sample(20_000)
+        broken += np.mean(scores[labels == 0] >= thresholds.fake) > 0.01
+        assert np.mean(scores[labels == 1] <= thresholds.real) < 0.08
+    # The promise holds with 90 % confidence.
+    assert broken <= 5
+
+
+def test_a_handful_of_reals_cannot_promise_one_percent() -> None:
+    with pytest.raises(TrainingError, match="too few"):
+        choose_thresholds(LABELS, SCORES, [str(n) for n in range(8)], chosen_on="eight videos")
