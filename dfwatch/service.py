@@ -26,6 +26,7 @@ from dfwatch.rootlock import RootLock
 from dfwatch.settings_diff import diff, reloaded
 from dfwatch.stamps import utc_now
 from dfwatch.systemd import Notifier, watchdog_interval_s
+from dfwatch.wake import Wake
 from dfwatch.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Service:
         self._notifier = Notifier.from_environment() if notifier is None else notifier
         self._heartbeat = Heartbeat()
         self._watchdog = Watchdog(self._heartbeat, self._notifier, watchdog_interval_s())
-        self._wake = threading.Event()
+        self._wake = Wake()
         self._terminations = 0
         self._reload_wanted = False
         self._failure: BaseException | None = None

@@ -38,7 +38,6 @@ from dfwatch.printable import printable
 from dfwatch.watching import Candidate, ScanResult, WatchHealth
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
 
     from dfwatch.completeness import Observation
@@ -67,6 +66,13 @@ class Clock(Protocol):
         """Seconds since 1970; only to say when a file was first seen."""
 
 
+class Flag(Protocol):
+    """What is used of ``threading.Event``."""
+
+    def set(self) -> None:
+        """Wake whoever waits for the flag."""
+
+
 class Watcher:
     """Watches one inbox.
 
@@ -82,7 +88,7 @@ class Watcher:
         self,
         inbox: str,
         settings: WatchSettings,
-        wake: threading.Event,
+        wake: Flag,
         *,
         clock: Clock = time,
         observer_factory: Callable[[], ObserverLike] = native_observer,

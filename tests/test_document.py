@@ -53,7 +53,9 @@ def run(model: Bundle, attempt: int = 1) -> Run:
 
 def fake() -> dict[str, Any]:
     model, read = bundle(), reading([range(4), [1, 2]], frames=4)
-    return build(Status.DONE, SUBJECT, run(model), reading=read, decision=decision_on(read, [0.97] * 4 + [0.1] * 2, model))
+    return build(
+        Status.DONE, SUBJECT, run(model), reading=read, decision=decision_on(read, [0.97] * 4 + [0.1] * 2, model)
+    )
 
 
 def inconclusive() -> dict[str, Any]:

@@ -1,0 +1,289 @@
+"""Start, reload, stop, kill: the daemon's life as its users and systemd see it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dfwatch.crashpoints import NAMES
+from dfwatch.errors import StorageError
+from dfwatch.journal import Journal
+from dfwatch.layout import Layout
+from dfwatch.retrying import retry
+from tests.service.daemon import REPOSITORY, Daemon, wait_for
+
+Make = Callable[..., Daemon]
+
+
+@pytest.mark.parametrize("point", NAMES)
+def test_after_kill_9_anywhere_the_next_start_ends_at_the_same_result(daemon: Daemon, point: str) -> None:
+    daemon.drop("clip.mp4", "fake")
+    daemon.start(crash_at=point, ready=False)
+    assert daemon.wait_until_dead() == -signal.SIGKILL
+    before = daemon.sidecars()
+    daemon.start()
+    after = daemon.settle(1)
+    assert list(after) == ["results/clip.mp4.json"]
+    assert after["results/clip.mp4.json"]["verdict"] == "FAKE"
+    assert daemon.files() == {"done/clip.mp4": "fake"}
+    for path, document in before.items():
+        assert after[path] == document, "a sidecar that was published was written again"
+    assert daemon.stop() == 0
+    leftovers = [path for path in daemon.root.rglob("*") if path.name.endswith(".tmp")]
+    assert leftovers == []
+
+
+@pytest.mark.parametrize("point", ["intake.claimed", "job.attempt_raised", "sidecar.renamed", "disposal.moved"])
+def test_a_second_crash_at_the_same_step_changes_nothing(daemon: Daemon, point: str) -> None:
+    daemon.drop("clip.mp4", "real")
+    for _ in range(2):
+        daemon.start(crash_at=point, ready=False)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            assert daemon.process is not None
+            daemon.process.wait(timeout=2)
+        daemon.kill()
+    daemon.start()
+    assert list(daemon.settle(1)) == ["results/clip.mp4.json"]
+    assert daemon.files() == {"done/clip.mp4": "real"}
+
+
+def test_a_file_that_kills_the_service_ends_in_quarantine_and_no_other_does(daemon: Daemon) -> None:
+    daemon.drop("killer.mp4", "die")
+    for number in range(4):
+        daemon.drop(f"innocent{number}.mp4", "fake")
+    for _ in range(8):
+        daemon.start(ready=False)
+        assert daemon.process is not None
+        try:
+            daemon.process.wait(timeout=2.5)
+        except subprocess.TimeoutExpired:
+            break
+    documents = daemon.settle(5)
+    outcomes = {document["subject"]["name"]: document["status"] for document in documents.values()}
+    assert outcomes == {"killer.mp4": "quarantined"} | {f"innocent{n}.mp4": "done" for n in range(4)}
+    assert daemon.sidecar("killer.mp4")["reason"] == "too_many_attempts"
+
+
+def test_sigterm_finishes_what_is_in_work(daemon: Daemon) -> None:
+    daemon.start()
+    daemon.drop("clip.mp4", "slow 1.0")
+    wait_for(daemon.reading, "it is being read")
+    assert daemon.stop() == 0
+    assert daemon.sidecars()["results/clip.mp4.json"]["verdict"] == "FAKE"
+
+
+def test_a_second_sigterm_hurries_and_the_next_start_takes_over(daemon: Daemon) -> None:
+    daemon.start()
+    daemon.drop("clip.mp4", "slow 8.0")
+    wait_for(daemon.reading, "it is being read")
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    began_s = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - began_s < 7.0
+    assert daemon.sidecars() == {}
+    [job] = daemon.jobs()
+    assert (job.state, job.attempts, job.alone) == ("queued", 0, False)
+    [source] = (daemon.root / "work").glob("*/source")
+    source.write_text("fake")
+    daemon.start()
+    assert daemon.sidecar("clip.mp4")["verdict"] == "FAKE"
+
+
+def test_a_lost_device_ends_the_service_and_blames_no_file(daemon: Daemon) -> None:
+    daemon.drop("clip.mp4", "lost")
+    daemon.start(ready=False)
+    assert daemon.wait_until_dead() != 0
+    assert daemon.sidecars() == {}
+    [job] = daemon.jobs()
+    assert (job.state, job.attempts) == ("queued", 0)
+
+
+def test_a_second_daemon_is_refused_with_the_first_ones_pid(daemon: Daemon) -> None:
+    daemon.start()
+    assert daemon.process is not None
+    second = subprocess.run(
+        [sys.executable, "-m", "tests.service.scripted", str(daemon.config)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert second.returncode != 0
+    assert f"pid {daemon.process.pid}" in second.stderr
+    daemon.drop("clip.mp4", "fake")
+    daemon.settle(1)
+
+
+def test_a_stale_lock_is_no_obstacle(daemon: Daemon) -> None:
+    daemon.start()
+    daemon.kill()
+    assert (daemon.root / "state" / "daemon.lock").read_text().strip().isdigit()
+    daemon.start()
+    daemon.drop("clip.mp4", "fake")
+    daemon.settle(1)
+
+
+def test_a_lost_journal_is_rebuilt_from_the_folders(daemon: Daemon) -> None:
+    daemon.drop("sub.mp4", "fake")
+    daemon.start(crash_at="job.read", ready=False)
+    daemon.wait_until_dead()
+    for path in (daemon.root / "state").glob("journal.sqlite3*"):
+        path.unlink()
+    daemon.start()
+    assert daemon.sidecar("sub.mp4")["verdict"] == "FAKE"
+
+
+def test_a_damaged_journal_is_set_aside(daemon: Daemon) -> None:
+    daemon.drop("clip.mp4", "fake")
+    daemon.start(crash_at="job.read", ready=False)
+    daemon.wait_until_dead()
+    for path in (daemon.root / "state").glob("journal.sqlite3-*"):
+        path.unlink()
+    (daemon.root / "state" / "journal.sqlite3").write_bytes(b"this is no database" * 100)
+    daemon.start()
+    assert daemon.sidecar("clip.mp4")["verdict"] == "FAKE"
+    assert list((daemon.root / "state").glob("*.damaged-*"))
+
+
+def test_reload_takes_a_good_file_and_survives_a_bad_one(daemon: Daemon) -> None:
+    daemon.start()
+    assert daemon.process is not None
+    daemon.config.write_text("root: [this is\n")
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: any("not taken" in event for event in daemon.events()), "the bad file is refused")
+    daemon.drop("one.mp4", "real")
+    daemon.sidecar("one.mp4")
+
+    daemon.configure({"outcome": {"verdict_folders": True}, "reader": {"processes": 2}})
+    daemon.process.send_signal(signal.SIGHUP)
+    changes = wait_for(
+        lambda: [line for line in daemon.lines() if line["event"] == "setting changed"] or None,
+        "the good file is taken",
+    )
+    wait_for(lambda: len([line for line in daemon.lines() if line["event"] == "setting changed"]) == 2, "both changes")
+    changes = {line["setting"]: line["needs_restart"] for line in daemon.lines() if line["event"] == "setting changed"}
+    assert changes == {"outcome.verdict_folders": False, "reader.processes": True}
+    daemon.drop("two.mp4", "real")
+    daemon.sidecar("two.mp4")
+    wait_for(lambda: "done/REAL/two.mp4" in daemon.files(), "the new setting is in force")
+
+
+def test_systemd_is_told_how_things_are(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(address))
+        listener.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+        monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+        daemon.start()
+        assert daemon.process is not None
+
+        def hear(wanted: str) -> str:
+            while True:
+                message = listener.recv(4096).decode()
+                if wanted in message:
+                    return message
+
+        assert "STATUS=" in hear("READY=1")
+        hear("WATCHDOG=1")
+        daemon.process.send_signal(signal.SIGHUP)
+        assert "MONOTONIC_USEC=" in hear("RELOADING=1")
+        hear("READY=1")
+        daemon.process.send_signal(signal.SIGTERM)
+        hear("STOPPING=1")
+    assert daemon.wait_until_dead() == 0
+
+
+def test_a_nearly_full_disk_pauses_intake_until_there_is_room(daemon: Daemon) -> None:
+    daemon.configure({"watch": {"min_free_bytes": 2**60}})
+    daemon.drop("clip.mp4", "fake")
+    daemon.start()
+    wait_for(lambda: any("paused" in event for event in daemon.events()), "intake is paused")
+    assert daemon.files() == {"inbox/clip.mp4": "fake"}
+    health = json.loads((daemon.root / "state" / "health.json").read_text())
+    assert "MiB free" in health["paused"]
+    daemon.configure({})
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGHUP)
+    assert daemon.sidecar("clip.mp4")["verdict"] == "FAKE"
+
+
+def test_results_that_cannot_be_written_hold_the_file_until_they_can(daemon: Daemon) -> None:
+    daemon.start()
+    results = daemon.root / "results"
+    results.rmdir()
+    results.write_text("in the way")
+    daemon.drop("clip.mp4", "fake")
+    wait_for(lambda: any("disk failed" in event for event in daemon.events()), "the trouble is logged")
+    [held] = [name for name in daemon.files() if name.endswith("source")]
+    assert held.startswith("work/")
+    results.unlink()
+    assert daemon.sidecar("clip.mp4")["verdict"] == "FAKE"
+    daemon.settle(1)
+
+
+def test_retry_hands_a_failed_file_back(daemon: Daemon) -> None:
+    daemon.drop("clip.mp4", "nonsense")
+    daemon.start()
+    [document] = daemon.settle(1).values()
+    with contextlib.closing(Journal(str(daemon.root / "state" / "journal.sqlite3"))) as journal:
+        (daemon.root / "failed" / "clip.mp4").write_text("real")
+        assert retry(Layout(str(daemon.root)), journal, document["job_id"]) == "clip.mp4"
+        with pytest.raises(StorageError, match="gone"):
+            retry(Layout(str(daemon.root)), journal, document["job_id"])
+        with pytest.raises(StorageError, match="no such job"):
+            retry(Layout(str(daemon.root)), journal, "nothing")
+    documents = daemon.settle(2)
+    assert documents["results/clip.mp4.json"]["verdict"] == "REAL"
+    assert documents[f"results/clip.mp4.{document['job_id']}.superseded.json"] == document
+
+
+def test_many_files_from_many_hands(daemon: Daemon) -> None:
+    daemon.start()
+    words = ["fake", "real", "unsure", "noface", "nonsense", "refused"]
+    for number in range(300):
+        daemon.drop(f"{number:03d}.mp4", words[number % len(words)])
+    documents = daemon.settle(300)
+    assert len(documents) == len(daemon.files()) == 300
+    assert len({document["job_id"] for document in documents.values()}) == 300
+    received = sorted(documents.values(), key=lambda document: document["job_id"])
+    assert [document["received_at"] for document in (d["subject"] for d in received)] == sorted(
+        d["subject"]["received_at"] for d in received
+    )
+
+
+def test_a_sidecar_is_never_seen_half_written(daemon: Daemon) -> None:
+    daemon.start()
+    seen: set[str] = set()
+    for number in range(60):
+        daemon.drop(f"{number}.mp4", "fake")
+    results = daemon.root / "results"
+    until_s = time.monotonic() + 30
+    while len(seen) < 60 and time.monotonic() < until_s:
+        for name in os.listdir(results):
+            if name.endswith(".json") and name not in seen:
+                json.loads((results / name).read_bytes())
+                seen.add(name)
+    assert len(seen) == 60
+
+
+def test_the_journal_can_be_read_while_the_daemon_writes(daemon: Daemon) -> None:
+    daemon.start()
+    daemon.drop("clip.mp4", "fake")
+    daemon.settle(1)
+    with contextlib.closing(sqlite3.connect(f"file:{daemon.root}/state/journal.sqlite3?mode=ro", uri=True)) as db:
+        assert db.execute("SELECT verdict FROM jobs").fetchall() == [("FAKE",)]

@@ -1,0 +1,204 @@
+"""Every way in which a file can end, by the real service with a scripted reader and model."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.service.daemon import Daemon, wait_for
+
+Make = Callable[..., Daemon]
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "verdict", "reason", "folder"),
+    [
+        ("fake", "done", "FAKE", None, "done"),
+        ("real", "done", "REAL", None, "done"),
+        ("unsure", "done", "INCONCLUSIVE", None, "done"),
+        ("noface", "done", "NO_FACE", None, "done"),
+        ("nonsense", "failed", None, "corrupt", "failed"),
+        ("poison", "failed", None, "internal_error", "failed"),
+        ("refused", "rejected", None, "format_not_allowed", "quarantine"),
+        ("crash", "quarantined", None, "reader_crashed", "quarantine"),
+    ],
+)
+def test_a_file_ends_in_its_place_with_one_sidecar(
+    daemon: Daemon, text: str, status: str, verdict: str | None, reason: str | None, folder: str
+) -> None:
+    daemon.drop("clip.mp4", text)
+    daemon.start()
+    [(path, document)] = daemon.settle(1).items()
+    assert path == "results/clip.mp4.json"
+    assert (document["status"], document["verdict"], document["reason"]) == (status, verdict, reason)
+    assert daemon.files() == {f"{folder}/clip.mp4": text}
+    assert document["attempt"] == (3 if text == "crash" else 1)
+    assert daemon.stop() == 0
+
+
+def test_a_model_failure_is_no_other_videos_failure(daemon: Daemon) -> None:
+    for number in range(6):
+        daemon.drop(f"{number}.mp4", "poison" if number == 3 else "fake")
+    daemon.start()
+    daemon.settle(6)
+    assert {name: daemon.sidecar(name)["status"] for name in (f"{n}.mp4" for n in range(6))} == {
+        f"{n}.mp4": "failed" if n == 3 else "done" for n in range(6)
+    }
+
+
+def test_same_name_twice_gets_two_sidecars_and_two_files(daemon: Daemon) -> None:
+    daemon.start()
+    daemon.drop("clip.mp4", "fake")
+    daemon.settle(1)
+    daemon.drop("clip.mp4", "real")
+    documents = daemon.settle(2)
+    digest = daemon.sidecar("clip.mp4")["subject"]["sha256"]
+    second = next(document for document in documents.values() if document["verdict"] == "REAL")
+    assert f"results/clip.mp4.{second['subject']['sha256'][:12]}.json" in documents
+    assert second["subject"]["sha256"] != digest
+    assert sorted(daemon.files().values()) == ["fake", "real"]
+    assert all(name.endswith(".mp4") for name in daemon.files())
+
+    daemon.drop("clip.mp4", "real")
+    assert len(daemon.settle(3)) == 3
+
+
+def test_subfolders_are_kept_in_the_outcomes_path(daemon: Daemon) -> None:
+    (daemon.inbox / "desk" / "tuesday").mkdir(parents=True)
+    daemon.drop("desk/tuesday/clip.mp4", "real")
+    daemon.start()
+    document = daemon.sidecar("desk/tuesday/clip.mp4")
+    assert document["subject"]["folder"] == "desk/tuesday"
+    daemon.settle(1)
+    assert daemon.files() == {"done/desk/tuesday/clip.mp4": "real"}
+
+
+def test_what_is_no_video_is_refused_with_a_sidecar(daemon: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("fake")
+    (daemon.inbox / "link.mp4").symlink_to(tmp_path / "secret")
+    os.mkfifo(daemon.inbox / "pipe.mp4")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(daemon.inbox / "socket.mp4"))
+        (daemon.inbox / "empty.mp4").touch()
+        daemon.drop("notes.txt", "fake")
+        daemon.start()
+        documents = daemon.settle(5)
+    assert {document["subject"]["name"]: document["reason"] for document in documents.values()} == {
+        "link.mp4": "symlink",
+        "pipe.mp4": "not_a_regular_file",
+        "socket.mp4": "not_a_regular_file",
+        "empty.mp4": "empty",
+        "notes.txt": "unsupported_type",
+    }
+    assert {document["status"] for document in documents.values()} == {"rejected"}
+    quarantine = daemon.root / "quarantine"
+    assert (quarantine / "link.mp4").is_symlink()
+    assert (tmp_path / "secret").read_text() == "fake"
+    assert sorted(path.name for path in quarantine.iterdir()) == sorted(
+        ["link.mp4", "pipe.mp4", "socket.mp4", "empty.mp4", "notes.txt"]
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"caf\xe9.mp4",
+        b"-rf.mp4",
+        b"two\nlines \"quoted\" 'twice'.mp4",
+        b"\x1b[31mred\x1b[0m.mp4",
+        b"n" * 251 + b".mp4",
+        "Füße 🎬.mp4".encode(),
+    ],
+)
+def test_strange_names_are_kept(daemon: Daemon, name: bytes) -> None:
+    daemon.drop(name, "fake")
+    daemon.start()
+    [document] = daemon.settle(1).values()
+    assert document["verdict"] == "FAKE"
+    assert os.listdir(os.fsencode(daemon.root / "done")) == [name]
+    assert b"\x1b" not in daemon.log.read_bytes()
+    assert len([line for line in daemon.lines() if line["event"] == "finished"]) == 1
+
+
+def test_a_file_where_a_folder_is_needed_is_no_obstacle(daemon: Daemon) -> None:
+    daemon.drop("a.mp4", "fake")
+    daemon.start()
+    daemon.settle(1)
+    (daemon.inbox / "a.mp4").mkdir()
+    daemon.drop("a.mp4/b.mp4", "real")
+    documents = daemon.settle(2)
+    assert {document["verdict"] for document in documents.values()} == {"FAKE", "REAL"}
+    assert sorted(daemon.files().values()) == ["fake", "real"]
+
+
+def test_delete_leaves_the_sidecar_only(daemons: Make) -> None:
+    daemon = daemons({"outcome": {"real": "delete"}})
+    daemon.drop("r.mp4", "real")
+    daemon.drop("f.mp4", "fake")
+    daemon.start()
+    daemon.settle(2)
+    assert daemon.files() == {"done/f.mp4": "fake"}
+
+
+def test_kept_files_go_back_and_are_judged_once(daemons: Make) -> None:
+    daemon = daemons({"outcome": {"real": "keep"}})
+    daemon.drop("r.mp4", "real")
+    daemon.start()
+    daemon.sidecar("r.mp4")
+    wait_for(lambda: daemon.files() == {"inbox/r.mp4": "real"}, "the file is back in the inbox")
+    daemon.drop("later.mp4", "fake")
+    daemon.sidecar("later.mp4")
+    daemon.stop()
+    daemon.start()
+    daemon.drop("last.mp4", "fake")
+    daemon.sidecar("last.mp4")
+    assert len(daemon.sidecars()) == 3
+    assert daemon.files()["inbox/r.mp4"] == "real"
+
+    (daemon.inbox / "r.mp4").unlink()
+    daemon.drop("r.mp4", "fake")
+    wait_for(lambda: len(daemon.sidecars()) == 4, "the file that took a kept one's name is judged")
+
+
+def test_verdict_folders_and_sidecars_beside(daemons: Make) -> None:
+    daemon = daemons({"outcome": {"verdict_folders": True, "sidecar": "beside"}})
+    for name in ("fake", "real", "noface", "nonsense"):
+        daemon.drop(f"{name}.mp4", name)
+    daemon.start()
+    documents = daemon.settle(4)
+    assert sorted(documents) == [
+        "done/FAKE/fake.mp4.json",
+        "done/NO_FACE/noface.mp4.json",
+        "done/REAL/real.mp4.json",
+        "failed/nonsense.mp4.json",
+    ]
+    assert sorted(daemon.files()) == sorted(path.removesuffix(".json") for path in documents)
+
+
+def test_a_file_that_changes_while_it_is_read_is_judged_for_what_it_becomes(daemon: Daemon) -> None:
+    daemon.start()
+    daemon.drop("clip.mp4", "slow 1.0 and then")
+    wait_for(daemon.reading, "it is being read")
+    [source] = (daemon.root / "work").glob("*/source")
+    with source.open("r+") as stream:
+        stream.write("real             ")
+    document = daemon.sidecar("clip.mp4")
+    assert document["verdict"] == "REAL"
+    assert document["attempt"] == 1
+    assert any("changed" in event for event in daemon.events())
+    daemon.settle(1)
+
+
+def test_markers(daemons: Make) -> None:
+    daemon = daemons({"watch": {"marker": ".done"}})
+    daemon.drop("clip.mp4", "fake")
+    daemon.drop("other.mp4", "fake")
+    (daemon.inbox / "clip.mp4.done").touch()
+    daemon.start()
+    daemon.sidecar("clip.mp4")
+    wait_for(lambda: not (daemon.inbox / "clip.mp4.done").exists(), "the marker is gone")
+    assert (daemon.inbox / "other.mp4").exists()
