@@ -31,7 +31,7 @@ FORMAT_VERSION = 1
 
 # What stands above each section of a written bundle.yaml.
 _SECTION_COMMENTS = {
-    "architecture": "The network; `dfwatch model show` lists the names.",
+    "architecture": "The network; docs/models.md lists the names.",
     "weights": "The weights file in this folder.",
     "input": "How a crop becomes the network's input: pixels / 255, then (x - mean) / std in channel_order.",
     "crop": "How a face is cut out: margin on each side as a fraction of the face box's longer side.",
