@@ -36,7 +36,7 @@ exit status:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser with every command."""
-    from dfwatch.commands import (  # noqa: PLC0415 - so that importing this module costs nothing
+    from dfwatch.commands import (
         check_config,
         doctor,
         install_units,
@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         schema,
         status,
     )
-    from dfwatch.training import cli as training  # noqa: PLC0415 - as above
+    from dfwatch.training import cli as training
 
     parser = argparse.ArgumentParser(
         prog="dfwatch",

@@ -53,7 +53,7 @@ _Queue = queue.Queue[Ticket | None]
 class Reader(FileReader, Protocol):
     """A reader with a child process of its own; ``dfwatch.reader.Reader`` is the real one."""
 
-    def start(self) -> None:
+    def start(self) -> object:
         """Start the child process ahead of the first file."""
 
     def close(self) -> None:
@@ -68,7 +68,7 @@ class Pipeline:
         journal: The service's journal.
         settings: The configuration; ``update`` takes a new one while running.
         scorer: The detector.
-        make_reader: Makes one reader for each reader thread.
+        make_reader: Makes a reader; called for each reader thread, and again when the reader's settings change.
         readers: Number of reader threads.
         observer: Who is told how things go.
     """
@@ -80,7 +80,7 @@ class Pipeline:
         settings: Settings,
         *,
         scorer: Scorer,
-        make_reader: Callable[[], Reader],
+        make_reader: Callable[[Settings], Reader],
         readers: int,
         observer: Observer,
     ) -> None:
@@ -98,7 +98,7 @@ class Pipeline:
         self._publisher = publisher.Publisher(layout, journal, scorer, self._patience)
         self._to_score: _Queue = queue.Queue(maxsize=readers + 1)
         self._to_publish: _Queue = queue.Queue(maxsize=readers + 1)
-        self._readers = [self._thread(f"reader-{i}", self._run_reader, make_reader()) for i in range(readers)]
+        self._readers = [self._thread(f"reader-{i}", self._run_reader, make_reader) for i in range(readers)]
         self._later_stages = [
             self._thread(_SCORER, self._run_scorer),
             self._thread(publisher.STAGE, self._run_publisher),
@@ -189,10 +189,16 @@ class Pipeline:
         # Daemonic, so that a thread stuck in a dead disk cannot keep the process from ending.
         return threading.Thread(target=guarded, name=name, daemon=True)
 
-    def _run_reader(self, stage: str, reader: Reader) -> None:
-        reader.start()
+    def _run_reader(self, stage: str, make_reader: Callable[[Settings], Reader]) -> None:
+        settings = self._settings
+        reader = make_reader(settings)
         try:
+            reader.start()
             while (job := self._take(stage)) is not None:
+                if (self._settings.reader, self._settings.faces) != (settings.reader, settings.faces):
+                    reader.close()
+                    settings = self._settings
+                    reader = make_reader(settings)
                 ticket = Ticket(job)
                 if self._read(ticket, reader, stage):
                     self._put(self._to_publish if ticket.reading is None else self._to_score, ticket, stage)

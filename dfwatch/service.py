@@ -57,7 +57,7 @@ class Service:
     Args:
         settings: The configuration, with absolute paths.
         make_scorer: Loads the detector; called once, in ``run``.
-        make_reader: Makes a reader for the given settings; called once for each reader process.
+        make_reader: Makes a reader for the given settings.
         reload_settings: Reads the configuration again, for SIGHUP.
         notifier: Speaks to systemd.
     """
@@ -119,7 +119,7 @@ class Service:
                 journal,
                 self._settings,
                 scorer=scorer,
-                make_reader=lambda: self._make_reader(self._settings),
+                make_reader=self._make_reader,
                 readers=reader_processes(self._settings),
                 observer=self,
             )

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dfwatch.printable import printable
+from dfwatch.terminal import dim, paint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _BARS = "▁▂▃▄▅▆▇█"
 _NOT_SEEN = "·"
-_COLOURS = {"FAKE": "\x1b[1;31m", "REAL": "\x1b[1;32m", "INCONCLUSIVE": "\x1b[1;33m", "NO_FACE": "\x1b[1;36m"}
-_DIM, _RESET = "\x1b[2m", "\x1b[0m"
+_COLOURS = {"FAKE": "red", "REAL": "green", "INCONCLUSIVE": "yellow", "NO_FACE": "cyan"}
 _MOST_TRACKS = 8
 
 
@@ -27,16 +27,19 @@ def describe(document: Mapping[str, Any], *, coloured: bool = False) -> str:
     verdict = document["verdict"]
     if verdict is None:
         reason = f"{document['status']}, {document['reason']}"
-        lines = [f"{name}  {_paint('not judged', 'INCONCLUSIVE', coloured=coloured)} ({reason})"]
+        lines = [f"{name}  {paint('not judged', 'yellow', coloured=coloured)} ({reason})"]
         lines.append(f"  {printable(document['reason_detail'])}")
         if document["reason_hint"]:
             lines.append(f"  → {printable(document['reason_hint'])}")
         return "\n".join(lines)
-    lines = [f"{name}  {_paint(verdict, verdict, coloured=coloured)}{_probability(document)}", f"  {_input(document)}"]
+    lines = [
+        f"{name}  {paint(verdict, _COLOURS[verdict], coloured=coloured)}{_probability(document)}",
+        f"  {_input(document)}",
+    ]
     lines += _timelines(document, coloured=coloured)
     lines += [f"  ! {printable(flag['detail'])}" for flag in document["quality"]]
     lines += [f"  ! {printable(text)}" for text in document["warnings"]]
-    lines += [_dim(f"  {text}", coloured=coloured) for text in (_judged_by(document), *document["limits"])]
+    lines += [dim(f"  {text}", coloured=coloured) for text in (_judged_by(document), *document["limits"])]
     return "\n".join(lines)
 
 
@@ -77,7 +80,7 @@ def _timelines(document: Mapping[str, Any], *, coloured: bool) -> list[str]:
         first, last = _clock(times[0]), _clock(times[-1])
         gap = " " * max(1, len(times) - len(first) - len(last))
         indent = " " * (2 + len(f"face {tracks[0]['id']}  "))
-        lines.append(_dim(f"{indent}{first}{gap}{last}", coloured=coloured))
+        lines.append(dim(f"{indent}{first}{gap}{last}", coloured=coloured))
     return lines
 
 
@@ -85,7 +88,7 @@ def _bar(p_fake: float | None, fake: float, *, coloured: bool) -> str:
     if p_fake is None:
         return _NOT_SEEN
     bar = _BARS[min(len(_BARS) - 1, int(p_fake * len(_BARS)))]
-    return f"{_COLOURS['FAKE']}{bar}{_RESET}" if coloured and p_fake >= fake else bar
+    return paint(bar, _COLOURS["FAKE"], coloured=coloured and p_fake >= fake)
 
 
 def _judged_by(document: Mapping[str, Any]) -> str:
@@ -99,11 +102,3 @@ def _judged_by(document: Mapping[str, Any]) -> str:
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(seconds, 60)
     return f"{seconds:.1f} s" if seconds < 60 else f"{int(minutes)}:{int(rest):02d}"
-
-
-def _paint(text: str, colour: str, *, coloured: bool) -> str:
-    return f"{_COLOURS[colour]}{text}{_RESET}" if coloured else text
-
-
-def _dim(text: str, *, coloured: bool) -> str:
-    return f"{_DIM}{text}{_RESET}" if coloured else text

@@ -31,8 +31,8 @@ def add_parser(commands: Subparsers) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from dfwatch import settings_file  # noqa: PLC0415 - only when it runs
-    from dfwatch.settings_render import render  # noqa: PLC0415
+    from dfwatch import settings_file
+    from dfwatch.settings_render import render
 
     path = settings_file.find(arguments.config)
     problems = [] if path is None else settings_file.check(path)

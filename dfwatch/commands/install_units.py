@@ -42,7 +42,7 @@ def add_parser(commands: Subparsers) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from dfwatch.units import Action, install_units  # noqa: PLC0415 - only when it runs
+    from dfwatch.units import Action, install_units
 
     done = install_units(
         arguments.destination,

@@ -33,11 +33,11 @@ def add_parser(commands: Subparsers) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from dfwatch import retrying, settings_file  # noqa: PLC0415 - only when it runs
-    from dfwatch.errors import StorageError  # noqa: PLC0415
-    from dfwatch.journal import Journal  # noqa: PLC0415
-    from dfwatch.layout import Layout  # noqa: PLC0415
-    from dfwatch.reasons import Status  # noqa: PLC0415
+    from dfwatch import retrying, settings_file
+    from dfwatch.errors import StorageError
+    from dfwatch.journal import Journal
+    from dfwatch.layout import Layout
+    from dfwatch.reasons import Status
 
     layout = Layout(settings_file.load_found(arguments.config).settings.root)
     journal = Journal(layout.journal)

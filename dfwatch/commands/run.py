@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dfwatch.commands import new_parser
@@ -24,9 +25,9 @@ def add_parser(commands: Subparsers) -> None:
         "run",
         command,
         summary="run the daemon",
-        text="Watches ROOT/inbox, judges every video that is dropped there, writes ROOT/results/NAME.json and puts the\n"
-        "video into ROOT/done. What cannot be judged goes to ROOT/failed or ROOT/quarantine, with a sidecar that\n"
-        "says why.\n\n"
+        text="Watches ROOT/inbox, judges every video that is dropped there, writes ROOT/results/NAME.json and puts\n"
+        "the video into ROOT/done. What cannot be judged goes to ROOT/failed or ROOT/quarantine, with a sidecar\n"
+        "that says why.\n\n"
         "SIGHUP reads the configuration again. SIGTERM or Ctrl-C finishes what is in work; a second one hurries.\n"
         "What is not finished by then is taken up by the next start.",
     )
@@ -34,8 +35,8 @@ def add_parser(commands: Subparsers) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from dfwatch import logs, settings_file  # noqa: PLC0415 - only when it runs
-    from dfwatch.service import Service  # noqa: PLC0415
+    from dfwatch import logs, settings_file
+    from dfwatch.service import Service
 
     loaded = settings_file.load_found(arguments.config)
     settings = loaded.settings
@@ -63,21 +64,21 @@ Ctrl-C stops.
 
 def load_scorer(settings: Settings) -> Scorer:
     """The detector, with what it measured of this machine cached in ``state/``."""
-    from dfwatch.detector import Detector  # noqa: PLC0415 - torch takes a second or two to import
-    from dfwatch.layout import Layout  # noqa: PLC0415
+    from dfwatch.detector import Detector
+    from dfwatch.layout import Layout
 
-    return Detector.load(bundle_path(settings), settings.model, cache_dir=Layout(settings.root).state)
+    return Detector.load(bundle_path(settings), settings.model, cache_dir=Path(Layout(settings.root).state))
 
 
 def new_reader(settings: Settings) -> Reader:
     """A reader process, not started yet."""
-    from dfwatch.reader import Reader as ReaderProcess  # noqa: PLC0415 - only when it runs
+    from dfwatch.reader import Reader as ReaderProcess
 
     return ReaderProcess(settings.reader, settings.faces)
 
 
 def bundle_path(settings: Settings) -> str:
     """The configured bundle, or the one that ships with dfwatch."""
-    from dfwatch import resources  # noqa: PLC0415 - only when it runs
+    from dfwatch import resources
 
     return settings.model.path or str(resources.default_bundle())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dfwatch.commands import new_parser
 from dfwatch.exits import Exit
+from dfwatch.terminal import wants_colour
 
 if TYPE_CHECKING:
     import argparse
@@ -21,7 +22,7 @@ def add_parser(commands: Subparsers) -> None:
         "scan",
         command,
         summary="judge files now, at the terminal",
-        text="Judges each file and prints what was found: the same verdict that the daemon would publish, from the same\n"
+        text="Judges each file and prints what was found: the verdict that the daemon would publish, from the same\n"
         "code. Files are only read. No daemon is needed.\n\n"
         "exit status: 0 no file is FAKE; 1 at least one is; 3 at least one could not be judged, and none is FAKE;\n"
         "4 the model or the device failed.",
@@ -34,16 +35,16 @@ def add_parser(commands: Subparsers) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from dfwatch import logs, settings_file  # noqa: PLC0415 - only when it runs
-    from dfwatch.commands.run import load_scorer, new_reader  # noqa: PLC0415
-    from dfwatch.document import encode  # noqa: PLC0415
-    from dfwatch.judge import Judge  # noqa: PLC0415
-    from dfwatch.progress import Progress  # noqa: PLC0415
-    from dfwatch.summary import describe  # noqa: PLC0415
+    from dfwatch import logs, settings_file
+    from dfwatch.commands.run import load_scorer, new_reader
+    from dfwatch.document import encode
+    from dfwatch.judge import Judge
+    from dfwatch.progress import Progress
+    from dfwatch.summary import describe
 
     settings = settings_file.load_found(arguments.config).settings
     logs.configure("warning", settings.log.format)
-    coloured = _wants_colour()
+    coloured = wants_colour(sys.stdout)
     documents: list[dict[str, Any]] = []
     with Progress(sys.stderr, total=len(arguments.files)) as progress:
         progress.begin("loading the model")
@@ -68,9 +69,3 @@ def command(arguments: argparse.Namespace) -> int:
     if any(document["verdict"] is None for document in documents):
         return Exit.NOT_JUDGED
     return Exit.OK
-
-
-def _wants_colour() -> bool:
-    import os  # noqa: PLC0415 - only when it runs
-
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"

@@ -29,7 +29,7 @@ def add_parser(commands: Subparsers) -> None:
 
 def command(_arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from dfwatch.document import encode, schema  # noqa: PLC0415 - only when it runs
+    from dfwatch.document import encode, schema
 
     sys.stdout.write(encode(schema()).decode())
     return Exit.OK

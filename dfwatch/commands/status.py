@@ -39,7 +39,7 @@ def add_parser(commands: Subparsers) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from dfwatch import settings_file  # noqa: PLC0415 - only when it runs
+    from dfwatch import settings_file
 
     settings = settings_file.load_found(arguments.config).settings
     report = gather(settings.root, arguments.last)
@@ -53,11 +53,11 @@ def command(arguments: argparse.Namespace) -> int:
 
 def gather(root: str, last: int) -> dict[str, Any]:
     """Everything that is known of a root, from its journal, its health file and its lock."""
-    from dfwatch import health  # noqa: PLC0415 - only when it runs
-    from dfwatch.journal import Journal, State  # noqa: PLC0415
-    from dfwatch.layout import Layout  # noqa: PLC0415
-    from dfwatch.reasons import Status  # noqa: PLC0415
-    from dfwatch.rootlock import holder_of  # noqa: PLC0415
+    from dfwatch import health
+    from dfwatch.journal import Journal, State
+    from dfwatch.layout import Layout
+    from dfwatch.reasons import Status
+    from dfwatch.rootlock import holder_of
 
     layout = Layout(root)
     pid = holder_of(layout.lock)
