@@ -103,6 +103,7 @@ def open_container(file: DescriptorFile, settings: ReaderSettings) -> av.contain
     try:
         return av.open(
             file,
+            "r",
             buffer_size=IO_BUFFER_BYTES,
             options=options,
             container_options=demuxer_options,
@@ -141,11 +142,35 @@ def _why_not_opened(
             reason=Reason.TRUNCATED,
             hint=_SEND_AGAIN,
         )
-    if declared.container:
+    if (kind := _known_beginning(file.read_at(0, 512))) is not None:
         return UndecodableError(
-            "opening", "", f"its {declared.container} structure is damaged", reason=Reason.CORRUPT, hint=_SEND_AGAIN
+            "opening",
+            "",
+            f"it begins like {kind}, but its structure is damaged",
+            reason=Reason.CORRUPT,
+            hint=_SEND_AGAIN,
         )
     return RefusedError("opening", "", "no known picture or video format", reason=Reason.UNKNOWN_FORMAT)
+
+
+_BEGINNINGS = (
+    (4, b"ftyp", "an MP4 or QuickTime file"),
+    (4, b"moov", "a QuickTime file"),
+    (4, b"mdat", "a QuickTime file"),
+    (0, b"\x1aE\xdf\xa3", "a Matroska or WebM file"),
+    (8, b"AVI ", "an AVI file"),
+    (8, b"WEBP", "a WebP picture"),
+    (0, b"FLV", "a Flash video"),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a Windows Media file"),
+    (0, b"OggS", "an Ogg file"),
+    (0, b"\x00\x00\x01\xba", "an MPEG program stream"),
+    (0, b"\xff\xd8\xff", "a JPEG picture"),
+    (0, b"\x89PNG", "a PNG picture"),
+)
+
+
+def _known_beginning(head: bytes) -> str | None:
+    return next((kind for offset, magic, kind in _BEGINNINGS if head[offset : offset + len(magic)] == magic), None)
 
 
 _SEND_AGAIN = "send the file again"
@@ -162,7 +187,8 @@ def choose_stream(container: av.container.InputContainer) -> av.VideoStream:
     moving = [stream for stream in container.streams.video if not stream.disposition & _NOT_MOVING]
     if not moving:
         raise RefusedError("reading", "", "there is no video in it", reason=Reason.NO_VIDEO_STREAM)
-    decodable = [stream for stream in moving if stream.codec_context is not None]
+    # av's stub does not say so, but without a decoder there is no context.
+    decodable = [stream for stream in moving if getattr(stream, "codec_context", None) is not None]
     if not decodable:
         raise RefusedError("decoding", "", "no decoder for its video codec", reason=Reason.UNSUPPORTED_CODEC)
 
@@ -185,16 +211,25 @@ class EntryIndex:
 
     def __init__(self, stream: av.VideoStream, duration_s: float) -> None:
         self._entries = stream.index_entries
-        self._length = len(self._entries)
+        # Frames outside the edit list are decoded but never shown.
+        shown = range(len(self._entries))
+        while len(shown) > 1 and self._entries[shown[-1]].is_discard:
+            shown = shown[:-1]
+        while len(shown) > 1 and self._entries[shown[0]].is_discard:
+            shown = shown[1:]
+        self._offset, self._length = shown.start, len(shown)
         self._unit_s = float(stream.time_base or 1)
-        self._first = self._entries[0].timestamp
+        self._first = self._entry(0).timestamp
         last_s = self.time_s(self._length - 1)
         step = last_s / (self._length - 1) if self._length > 1 else duration_s
         self.duration_s = max(duration_s if last_s <= duration_s <= last_s + 20 * step + 1 else 0.0, last_s + step)
 
+    def _entry(self, position: int) -> av.index.IndexEntry:
+        return self._entries[self._offset + position]
+
     def time_s(self, position: int) -> float:
         """Decoding time of a frame, from the first one."""
-        return float((self._entries[position].timestamp - self._first) * self._unit_s)
+        return float((self._entry(position).timestamp - self._first) * self._unit_s)
 
     def position(self, time_s: float) -> int:
         """How many frames are earlier."""
@@ -203,19 +238,22 @@ class EntryIndex:
         return bisect_left(range(self._length), time_s - 1e-9, key=self.time_s)
 
     def count(self, start_s: float, end_s: float) -> int:
+        """As ``FrameIndex.count``, by decoding times."""
         return self.position(end_s) - self.position(start_s)
 
     def key_nearest(self, start_s: float, middle_s: float, end_s: float) -> float | None:
+        """As ``FrameIndex.key_nearest``."""
         first, middle, last = self.position(start_s), self.position(middle_s), self.position(end_s)
         for distance in range(max(middle - first, last - middle) + 1):
             for position in (middle - distance, middle + distance):
-                if first <= position < last and self._entries[position].is_keyframe:
+                if first <= position < last and self._entry(position).is_keyframe:
                     return self.time_s(position)
         return None
 
     def key_before(self, time_s: float) -> float:
+        """As ``FrameIndex.key_before``."""
         position = min(self.position(time_s + 2e-9), self._length) - 1
-        while position > 0 and not self._entries[position].is_keyframe:
+        while position > 0 and not self._entry(position).is_keyframe:
             position -= 1
         return self.time_s(max(position, 0))
 
@@ -223,7 +261,7 @@ class EntryIndex:
         """Time up to which the frames' bytes lie within a file of this size."""
 
         def lies_outside(position: int) -> bool:
-            entry = self._entries[position]
+            entry = self._entry(position)
             return bool(entry.pos + entry.size > size_bytes)
 
         # Offsets grow with time but for interleaving that no half-copied file depends on.
@@ -342,7 +380,7 @@ def _demux_all(container: av.container.InputContainer, stream: av.VideoStream, s
     return Survey(ListedFrames(times, key_times, end), first, end, end, stated, packets, moved=True)
 
 
-def packets_of(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
+def packets_of(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet[av.VideoStream]]:
     """The stream's packets from here on, until the file ends or the demuxer gives up; no flush packet."""
     packets = container.demux(stream)
     while True:

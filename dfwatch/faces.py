@@ -146,7 +146,7 @@ def cut_region(frame: NDArray[np.uint8], region: Box, size_px: int) -> NDArray[n
         scaled = (
             round(pads[0] * factor_y), round(pads[1] * factor_y), round(pads[2] * factor_x), round(pads[3] * factor_x),
         )  # fmt: skip
-        patch = cv2.copyMakeBorder(patch, *scaled, cv2.BORDER_REPLICATE)
+        patch = np.asarray(cv2.copyMakeBorder(patch, *scaled, cv2.BORDER_REPLICATE), np.uint8)
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(patch, (size_px, size_px), interpolation=interpolation), np.uint8)
 

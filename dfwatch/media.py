@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dfwatch.config import FaceSettings, ReaderSettings
-    from dfwatch.demuxing import Survey
+    from dfwatch.demuxing import DescriptorFile, Survey
     from dfwatch.faces import FaceFinder
     from dfwatch.pictures import Picture
-    from dfwatch.reading import CropSpec, QualityFlag
+    from dfwatch.reading import CropSpec
     from dfwatch.sampling import Plan
+    from dfwatch.video import Tally
 
 DECODER = f"PyAV {av.__version__}, FFmpeg libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
 
@@ -60,6 +61,26 @@ class _Harvest:
     sightings: list[list[Sighting]] = field(default_factory=list)
     crops: list[NDArray[np.uint8]] = field(default_factory=list)
     measured: Measured = field(default_factory=Measured)
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What a file's own structure says of its length.
+
+    Attributes:
+        is_cut: It declares more bytes than there are, or a part that is not there.
+        is_whole: It declares a length, and all of it is there.
+    """
+
+    is_cut: bool
+    is_whole: bool
+
+    @classmethod
+    def of(cls, file: DescriptorFile) -> Extent:
+        """Look at the outermost structure of a file."""
+        declared = declared_length(file.read_at, file.size_bytes)
+        is_cut = bool(declared.missing) or (declared.length_bytes or 0) > file.size_bytes
+        return cls(is_cut, declared.length_bytes is not None and not is_cut)
 
 
 class MediaReader:
@@ -92,15 +113,22 @@ class MediaReader:
                 return self._read_still(video, crop, stages)
             with stages.stage("probe"):
                 found = video.survey()
+                extent = Extent.of(video.file)
+                self._check_presence(found, extent)
                 plan = video.plan(found)
             harvest = self._harvest(video, plan, crop, stages)
             if not harvest.frames:
                 raise why_nothing_decoded(fd, self._reader)
-            warnings = self._check_coverage(video, found, plan, harvest)
-            info = video.info(found)
-            flags = quality_flags(info, harvest.measured, self._reader, self._faces, video.tally)
+            expected = max(1, len(plan.picks) - video.tally.not_due)
+            self._check_coverage(video, found, extent, expected, harvest)
             return self._reading(
-                info, video.strategy, len(plan.picks) - video.tally.not_due, harvest, stages, flags, warnings
+                video.info(found),
+                harvest,
+                stages,
+                expected=expected,
+                strategy=video.strategy,
+                tally=video.tally,
+                warnings=_warnings(video, found, extent),
             )
 
     def _harvest(self, video: Video, plan: Plan, crop: CropSpec, stages: _Stages) -> _Harvest:
@@ -143,89 +171,96 @@ class MediaReader:
         with stages.stage("faces"):
             self._look(picture, 0.0, crop, SceneCounter(), harvest)
         stored = video.info(None)
-        info = VideoInfo(
-            stored.container,
-            stored.codec,
-            picture.width,
-            picture.height,
-            stored.pixel_format,
-            None,
-            None,
-            0,
-            still=True,
+        return self._reading(
+            VideoInfo(
+                container=stored.container,
+                codec=stored.codec,
+                width=picture.width,
+                height=picture.height,
+                pixel_format=stored.pixel_format,
+                fps=None,
+                duration_s=None,
+                rotation=0,
+                still=True,
+            ),
+            harvest,
+            stages,
+            expected=1,
+            strategy="still",
+            tally=video.tally,
+            decoder=f"OpenCV {cv2.__version__}",
         )
-        flags = quality_flags(info, harvest.measured, self._reader, self._faces, video.tally)
-        return self._reading(info, "still", 1, harvest, stages, flags, [], decoder=f"OpenCV {cv2.__version__}")
 
-    def _check_coverage(self, video: Video, found: Survey, plan: Plan, harvest: _Harvest) -> list[str]:
-        """Refuse what is only a part of a video; returns warnings about the rest."""
-        size = video.file.size_bytes
-        declared = declared_length(video.file.read_at, size)
-        is_cut = bool(declared.missing) or (declared.length_bytes or 0) > size
+    def _check_presence(self, found: Survey, extent: Extent) -> None:
+        """Refuse a file of which too large a part is missing, before decoding any of it."""
         least = self._reader.min_coverage
-        warnings = []
-        expected = max(1, len(plan.picks) - video.tally.not_due)
-        share = len(harvest.frames) / expected
-        duration, present = found.duration_s, found.present_s
-        if duration and present is not None and present < least * duration:
+        present, duration, stated = found.present_s, found.duration_s, found.stated_s
+        if present is None or not duration:
+            return
+        if present < least * duration:
             raise _truncated(f"{present:.1f} s of {duration:.1f} s are in the file")
-        stated = found.stated_s
-        if duration and stated and present is not None and present < least * stated and not _is_whole(declared, size):
+        # A header may state a wrong length; the file's own structure tells whether it is all there.
+        if stated and present < least * stated and not extent.is_whole:
             raise _truncated(f"{present:.1f} s of the {stated:.1f} s that its header states are in the file")
-        if share < least:
-            cause = f"{len(harvest.frames)} of {expected} frames could be decoded"
-            reached = harvest.frames[-1].time_s + 2 * (duration or 0.0) / expected
-            if is_cut or (duration and reached < least * duration):
-                raise _truncated(cause)
-            raise UndecodableError("decoding", "", cause, reason=Reason.CORRUPT, hint="send the file again")
-        if is_cut:
-            warnings.append("the file is shorter than its header declares")
-        if stated and duration and abs(stated - duration) > 0.1 * max(stated, duration) + 0.5:
-            warnings.append(f"the header states {stated:.1f} s, the frames cover {duration:.1f} s")
-        if video.mirrored:
-            warnings.append("the picture was mirrored, as the container asks for")
-        if video.tally.errors or video.tally.corrupt:
-            warnings.append(
-                f"the decoder refused {video.tally.errors} packets and called {video.tally.corrupt} frames damaged"
-            )
-        return warnings
+
+    def _check_coverage(self, video: Video, found: Survey, extent: Extent, expected: int, harvest: _Harvest) -> None:
+        """Refuse a file of which too small a part could be decoded."""
+        least = self._reader.min_coverage
+        if len(harvest.frames) >= least * expected:
+            return
+        cause = f"{len(harvest.frames)} of {expected} frames could be decoded"
+        duration = found.duration_s or 0.0
+        reached = harvest.frames[-1].time_s + 2 * duration / expected
+        if reached < least * duration and (extent.is_cut or not video.faults):
+            raise _truncated(cause)
+        raise UndecodableError("decoding", "", cause, reason=Reason.CORRUPT, hint="send the file again")
 
     def _reading(
         self,
         info: VideoInfo,
-        strategy: str,
-        expected: int,
         harvest: _Harvest,
         stages: _Stages,
-        flags: tuple[QualityFlag, ...],
-        warnings: list[str],
+        *,
+        expected: int,
+        strategy: str,
+        tally: Tally,
+        warnings: tuple[str, ...] = (),
         decoder: str = DECODER,
     ) -> Reading:
-        side = harvest.crops[0].shape[0] if harvest.crops else 0
-        crops = np.stack(harvest.crops) if harvest.crops else np.empty((0, side, side, 3), np.uint8)
-        expected = max(expected, len(harvest.frames))
+        decoded = len(harvest.frames)
+        expected = max(expected, decoded)
         return Reading(
             video=info,
             sampling=Sampling(
                 requested=self._reader.frames,
                 expected_frames=expected,
-                decoded=len(harvest.frames),
-                failed=expected - len(harvest.frames),
+                decoded=decoded,
+                failed=expected - decoded,
                 strategy=strategy,
                 frames=tuple(harvest.frames),
             ),
             tracks=link(harvest.sightings),
-            crops=crops,
+            crops=np.stack(harvest.crops) if harvest.crops else np.empty((0, 0, 0, 3), np.uint8),
             decoder=decoder,
-            quality=flags,
-            warnings=tuple(warnings),
+            quality=quality_flags(info, harvest.measured, self._reader.frames, tally),
+            warnings=warnings,
             timings_ms={name: round(value, 3) for name, value in stages.timings_ms.items()},
         )
 
 
-def _is_whole(declared: object, size_bytes: int) -> bool:
-    length = getattr(declared, "length_bytes", None)
-    return length is not None and length <= size_bytes and not getattr(declared, "missing", "")
+def _warnings(video: Video, found: Survey, extent: Extent) -> tuple[str, ...]:
+    warnings = []
+    if extent.is_cut:
+        warnings.append("the file is shorter than its own structure declares")
+    stated, duration = found.stated_s, found.duration_s
+    if stated and duration and abs(stated - duration) > 0.1 * max(stated, duration) + 0.5:
+        warnings.append(f"the header states {stated:.1f} s, the frames cover {duration:.1f} s")
+    if video.mirrored:
+        warnings.append("the picture was mirrored, as the container asks for")
+    if video.faults:
+        tally = video.tally
+        warnings.append(f"the decoder refused {tally.errors} packets and called {tally.corrupt} frames damaged")
+    return tuple(warnings)
 
 
 def _truncated(cause: str) -> UndecodableError:

@@ -107,7 +107,7 @@ class Orientation:
 def orientation_of(frame: av.VideoFrame) -> Orientation:
     """What the frame's display matrix asks for."""
     try:
-        data = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+        data = frame.side_data.get(SideDataType.DISPLAYMATRIX)  # type: ignore[call-overload] # av's stub says str
     except ValueError:
         # PyAV refuses the whole list when it holds a kind that PyAV does not know; the angle is still to be had.
         return Orientation(round(-frame.rotation / 90) % 4)
@@ -140,12 +140,14 @@ class VideoPicture:
         return bool(self._frame.key_frame)
 
     def search_bgr(self, longer_side_px: int) -> NDArray[np.uint8]:
+        """As ``Picture.search_bgr``."""
         scale = min(1.0, longer_side_px / max(self.width, self.height))
         width = max(1, round(self._frame.width * self._aspect * scale))
         height = max(1, round(self._frame.height * scale))
         return self._orientation.apply(self._converter.whole(self._frame, width, height, "bgr24"))
 
     def crop(self, region: Box, size_px: int) -> NDArray[np.uint8]:
+        """As ``Picture.crop``."""
         stored = self._orientation.to_stored(region, self._frame.width * self._aspect, self._frame.height)
         stored = Box(stored.x / self._aspect, stored.y, stored.width / self._aspect, stored.height)
         patch, left, top = self._converter.part_rgb(self._frame, stored)
@@ -183,24 +185,31 @@ class Converter:
         """RGB pixels of at least the visible part of ``box`` (stored coordinates), and their offset (left, top)."""
         part, left, top = _cut_planes(frame, box)
         transfer, primaries = int(frame.color_trc), int(frame.color_primaries)
-        options: dict[str, int] = {}
-        if transfer == _PQ or (primaries == _BT2020 and transfer != _HLG):
-            options = {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
-        elif transfer == _HLG:
+        if transfer == _HLG:
             part.color_trc = ColorTrc.BT709
-            options = {"dst_color_trc": ColorTrc.BT709, "dst_color_primaries": ColorPrimaries.BT709}
-        fixed = {"format": "rgb24", "src_colorspace": _matrix(frame), "threads": 1}
-        try:
-            converted = self._part.reformat(part, **fixed, **options)
-        except (av.FFmpegError, ValueError):
-            # A tag that swscale does not convert: plain colours are better than none.
-            converted = self._part.reformat(part, **fixed)
-        rgb = _array(converted)
+        wide = transfer in (_PQ, _HLG) or primaries == _BT2020
+        rgb = _array(self._to_rgb(part, _matrix(frame), to_bt709=wide))
         if frame.interlaced_frame and rgb.shape[0] >= 4:
             rgb = np.asarray(
                 cv2.resize(rgb[::2], (rgb.shape[1], rgb.shape[0]), interpolation=cv2.INTER_LINEAR), np.uint8
             )
         return rgb, left, top
+
+    def _to_rgb(self, frame: av.VideoFrame, matrix: int, *, to_bt709: bool) -> av.VideoFrame:
+        if to_bt709:
+            try:
+                return self._part.reformat(
+                    frame,
+                    format="rgb24",
+                    src_colorspace=matrix,
+                    dst_color_trc=ColorTrc.BT709,
+                    dst_color_primaries=ColorPrimaries.BT709,
+                    threads=1,
+                )
+            except (av.FFmpegError, ValueError):
+                # A tag that swscale does not convert: plain colours are better than none.
+                pass
+        return self._part.reformat(frame, format="rgb24", src_colorspace=matrix, threads=1)
 
 
 class StillPicture:
@@ -211,6 +220,7 @@ class StillPicture:
         self.height, self.width = bgr.shape[:2]
 
     def search_bgr(self, longer_side_px: int) -> NDArray[np.uint8]:
+        """As ``Picture.search_bgr``."""
         scale = min(1.0, longer_side_px / max(self.width, self.height))
         if scale == 1.0:
             return self._bgr
@@ -218,6 +228,7 @@ class StillPicture:
         return np.asarray(cv2.resize(self._bgr, size, interpolation=cv2.INTER_AREA), np.uint8)
 
     def crop(self, region: Box, size_px: int) -> NDArray[np.uint8]:
+        """As ``Picture.crop``."""
         return np.ascontiguousarray(cut_region(self._bgr, region, size_px)[..., ::-1])
 
 
@@ -245,7 +256,7 @@ def _matrix(frame: av.VideoFrame) -> int:
 
 def _array(frame: av.VideoFrame) -> NDArray[np.uint8]:
     plane = frame.planes[0]
-    rows: NDArray[np.uint8] = np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size)
+    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(frame.height, plane.line_size)
     return rows[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
 
 
@@ -267,8 +278,8 @@ def _cut_planes(frame: av.VideoFrame, box: Box) -> tuple[av.VideoFrame, int, int
         step_y = 1 if source.height == frame.height else 2
         x, y = left // step_x * sample_bytes, top // step_y
         columns, rows = target.width * sample_bytes, target.height
-        pixels = np.frombuffer(source, np.uint8).reshape(-1, source.line_size)
-        into = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)
+        pixels = np.frombuffer(memoryview(source), np.uint8).reshape(-1, source.line_size)
+        into = np.frombuffer(memoryview(target), np.uint8).reshape(-1, target.line_size)
         # The last odd column or row of subsampled planes may lie at the very edge.
         cut = pixels[y : y + rows, x : x + columns]
         into[: cut.shape[0], : cut.shape[1]] = cut

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dfwatch.config import FaceSettings, ReaderSettings
     from dfwatch.video import Tally
 
 LOW_SIDE_PX = 240
@@ -53,16 +52,13 @@ class Measured:
         self.face_sides_px.append(max(box.width, box.height))
 
 
-def quality_flags(
-    info: VideoInfo, measured: Measured, reader: ReaderSettings, faces: FaceSettings, tally: Tally
-) -> tuple[QualityFlag, ...]:
+def quality_flags(info: VideoInfo, measured: Measured, frames_wanted: int, tally: Tally) -> tuple[QualityFlag, ...]:
     """The flags of one reading, in the order of the table above."""
-    del faces
     flags = []
     if min(info.width, info.height) < LOW_SIDE_PX:
         flags.append(QualityFlag("low_resolution", f"the picture has {info.width}x{info.height} pixels"))
-    if not info.still and len(measured.means) < reader.frames / 2:
-        flags.append(QualityFlag("few_frames", f"{len(measured.means)} of {reader.frames} frames were sampled"))
+    if not info.still and len(measured.means) < frames_wanted / 2:
+        flags.append(QualityFlag("few_frames", f"{len(measured.means)} of {frames_wanted} frames were sampled"))
     if measured.face_sides_px and median(measured.face_sides_px) < SMALL_FACE_PX:
         side = median(measured.face_sides_px)
         flags.append(QualityFlag("small_faces", f"half of the faces are smaller than {side:.0f} pixels"))

@@ -18,7 +18,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from dfwatch import reader_wire
 from dfwatch.errors import ReaderCrashError
@@ -92,7 +92,7 @@ class Reader:
         # starts them all.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="reader-start")
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

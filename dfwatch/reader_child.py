@@ -7,11 +7,15 @@ It holds nothing worth stealing, and gives up what it does not need before it se
 from __future__ import annotations
 
 import array
+import contextlib
 import faulthandler
 import gc
+import importlib
 import json
 import os
+import pkgutil
 import resource
+import select
 import signal
 import socket
 import sys
@@ -27,6 +31,7 @@ from dfwatch.reader_wire import HEAD, ProtocolError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dfwatch.faces import FaceFinder
     from dfwatch.reading import CropSpec, Reading
 
 
@@ -59,25 +64,33 @@ def main(arguments: list[str], make_reader: Callable[[ReaderSettings, FaceSettin
     hello = {"decoder": _decoder(), "confinement": report.held, "skipped": report.skipped}
     connection.sendall(reader_wire.pack({"hello": hello}))
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True, name="hang-up").start()
-    try:
+    with contextlib.suppress(ConnectionError, EOFError):
         serve(connection, reader, settings.cpu_limit_s)
-    except (ConnectionError, EOFError):
-        pass
     return 0
 
 
 def _real_reader(settings: ReaderSettings, faces: FaceSettings) -> FileReader:
     import cv2  # noqa: PLC0415 - heavy; a fault-injecting reader does without
-    import numpy as np  # noqa: PLC0415
 
     from dfwatch.faces import FaceFinder  # noqa: PLC0415
     from dfwatch.media import MediaReader  # noqa: PLC0415
 
-    cv2.setNumThreads(settings.decoder_threads or 1)
+    # Cores are shared out among processes; and confinement wants a single thread while it is set up.
+    cv2.setNumThreads(1)
     finder = FaceFinder(faces)
-    # The first search sets up threads and tables, which is no longer possible once confined.
-    finder.find(np.zeros((64, 64, 3), np.uint8), faces.min_score)
+    _preload(finder, faces)
     return MediaReader(settings, faces, finder)
+
+
+def _preload(finder: FaceFinder, faces: FaceSettings) -> None:
+    """Load now what libraries load on first use, because a confined process can open no file any more."""
+    import av  # noqa: PLC0415
+    import numpy as np  # noqa: PLC0415
+
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if not module.name.endswith(("__main__", "datasets")):
+            importlib.import_module(module.name)
+    finder.find(np.zeros((64, 64, 3), np.uint8), faces.min_score)
 
 
 def _decoder() -> str:
@@ -158,8 +171,6 @@ def receive_exactly(connection: socket.socket, count: int) -> bytes:
 
 def _end_with_parent(connection: socket.socket) -> None:
     """End at once when the parent hangs up, even in the middle of a file."""
-    import select  # noqa: PLC0415 - preloaded by confinement
-
     poller = select.poll()
     poller.register(connection.fileno(), select.POLLHUP | select.POLLRDHUP)
     poller.poll()

@@ -17,6 +17,7 @@ import json
 import math
 import struct
 from dataclasses import asdict
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -229,7 +230,7 @@ def _sampling(fields: object, max_frames: int) -> Sampling:
         )
         for position, frame in enumerate(_objects(body.get("frames"), "frames", max_frames))
     )
-    if any(later.time_s < earlier.time_s for earlier, later in zip(frames, frames[1:], strict=False)):
+    if any(later.time_s < earlier.time_s for earlier, later in pairwise(frames)):
         raise ProtocolError("frames out of order")
     strategy = _text(body.get("strategy"), "strategy")
     if strategy not in STRATEGIES:
@@ -252,7 +253,7 @@ def _tracks(fields: object, sampling: Sampling, crops: int, max_faces: int) -> t
     for number, track in enumerate(_objects(fields, "tracks", crops)):
         faces = tuple(_face(face, sampling, crops) for face in _objects(track.get("faces"), "faces", crops))
         indices = [face.frame_index for face in faces]
-        if not faces or any(later <= earlier for earlier, later in zip(indices, indices[1:], strict=False)):
+        if not faces or any(later <= earlier for earlier, later in pairwise(indices)):
             raise ProtocolError("a track without order")
         used.update(face.crop_index for face in faces)
         tracks.append(Track(_integer(track.get("id"), "id", number, number), faces))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -63,16 +64,19 @@ class ListedFrames:
     frames_per_s: float = 0.0
 
     def count(self, start_s: float, end_s: float) -> int:
+        """As ``FrameIndex.count``."""
         if not self.times_s:
             return round(max(0.0, min(end_s, self.duration_s) - start_s) * self.frames_per_s)
         return bisect_left(self.times_s, end_s) - bisect_left(self.times_s, start_s)
 
     def key_nearest(self, start_s: float, middle_s: float, end_s: float) -> float | None:
+        """As ``FrameIndex.key_nearest``."""
         first, last = bisect_left(self.key_times_s, start_s), bisect_left(self.key_times_s, end_s)
         keys = self.key_times_s[first:last]
         return min(keys, key=lambda time: abs(time - middle_s)) if keys else None
 
     def key_before(self, time_s: float) -> float:
+        """As ``FrameIndex.key_before``."""
         position = bisect_right(self.key_times_s, time_s)
         return self.key_times_s[position - 1] if position else 0.0
 
@@ -123,7 +127,7 @@ class Plan:
 def slice_bounds(duration_s: float, slices: int) -> list[tuple[float, float]]:
     """``slices`` equal parts of the playing time; the last one is open towards later frames."""
     edges = [duration_s * i / slices for i in range(slices)] + [float("inf")]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def plan_sample(

@@ -23,10 +23,10 @@ class SceneCounter:
 
     def add(self, picture: NDArray[np.uint8]) -> int:
         """Number of the scene of the next frame (uint8, three channels), from 0."""
-        small = cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA)
+        small = np.asarray(cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA), np.uint8)
         bins = (small >> 5).astype(np.int32)
         codes = bins[..., 0] * 64 + bins[..., 1] * 8 + bins[..., 2]
-        histogram = np.bincount(codes.ravel(), minlength=512).astype(np.float32) / codes.size
+        histogram = np.bincount(codes.ravel(), minlength=512).astype(np.float32) / np.float32(codes.size)
         if self._last is not None and float(np.sqrt(self._last * histogram).sum()) < SAME_SCENE:
             self._scene += 1
         self._last = histogram

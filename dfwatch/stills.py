@@ -18,10 +18,10 @@ MAX_STILL_BYTES = 512 * 1024 * 1024
 
 
 def decode_still(read_at: Callable[[int, int], bytes], size_bytes: int) -> StillPicture:
-    """Decode a whole picture; its orientation (EXIF) is applied, transparency is dropped, of an animation the first
-    picture is taken.
+    """Decode a whole picture.
 
-    The caller has checked the picture's size in pixels.
+    Its orientation (EXIF) is applied, transparency is dropped, of an animation the first picture is taken. The caller
+    has checked the picture's size in pixels.
 
     Raises:
         UndecodableError: The file is too long for a picture, or the decoder could make nothing of it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import av
 import av.logging
@@ -91,7 +91,7 @@ class Video:
         self._aspect = 1.0
         self._converter = Converter()
         self._pending: deque[av.VideoFrame] = deque()
-        self._packets: Iterator[av.Packet] | None = None
+        self._packets: Iterator[av.Packet[av.VideoStream]] | None = None
         self._last_time_s: float | None = None
 
     def _open(self) -> None:
@@ -108,11 +108,11 @@ class Video:
             raise
 
     def _reopen(self) -> None:
-        """Back to the first packet. Many demuxers cannot seek there once they have read on; opening anew always works."""
+        """Back to the first packet: many demuxers cannot seek there once they have read on, opening anew works."""
         self.close()
         self._open()
 
-    def __enter__(self) -> Video:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -303,7 +303,7 @@ class Video:
 
     # Decoding
 
-    def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+    def _decode(self, packet: av.Packet[av.VideoStream] | None) -> list[av.VideoFrame]:
         try:
             return self._stream.codec_context.decode(packet)
         except MemoryError:
@@ -333,7 +333,8 @@ class Video:
             yield self._pending.popleft()
 
     @property
-    def _faults(self) -> int:
+    def faults(self) -> int:
+        """Packets refused and frames damaged so far."""
         return self.tally.errors + self.tally.corrupt
 
     def _usable(self, frame: av.VideoFrame) -> bool:
@@ -354,7 +355,7 @@ class Video:
 
     def _through(self, picks: deque[Pick]) -> Iterator[Taken]:
         best: tuple[float, av.VideoFrame] | None = None
-        faults = self._faults
+        faults = self.faults
         for frame in self._frames():
             if not self._usable(frame):
                 continue
@@ -364,9 +365,9 @@ class Video:
                 if best is not None:
                     yield self._take(pick, *best)
                     best = None
-                elif self._faults == faults:
+                elif self.faults == faults:
                     self.tally.not_due += 1
-                faults = self._faults
+                faults = self.faults
             if not picks:
                 return
             if time_s < picks[0].start_s - _SLACK_S:
@@ -404,7 +405,7 @@ class Video:
         self._pending.extend(self._decode(packet))
         return self._roll(pick)
 
-    def _seek_key(self, key_s: float, end_s: float, near_s: float | None = None) -> av.Packet | None:
+    def _seek_key(self, key_s: float, end_s: float, near_s: float | None = None) -> av.Packet[av.VideoStream] | None:
         """Seek, then skip packets undecoded up to the first key frame in [key_s, end_s)."""
         unit_s = float(self._stream.time_base or 1)
         target_s = (key_s if near_s is None else near_s) + 0.45 * self._frame_s
@@ -426,7 +427,7 @@ class Video:
                 return packet
         return None
 
-    def _lone_key(self, pick: Pick, packet: av.Packet) -> Taken | None:
+    def _lone_key(self, pick: Pick, packet: av.Packet[av.VideoStream]) -> Taken | None:
         frames = self._decode(packet)
         if not frames and self._packets is not None and int(self._stream.codec_context.field_order) > _PROGRESSIVE:
             # The second field of an interlaced frame may travel in a packet of its own.
@@ -449,7 +450,7 @@ class Video:
     def _roll(self, pick: Pick) -> Taken | None:
         """Decode on to the pick's frame."""
         best: tuple[float, av.VideoFrame] | None = None
-        faults = self._faults
+        faults = self.faults
         for frame in self._frames():
             if not self._usable(frame):
                 continue
@@ -457,7 +458,7 @@ class Video:
             if time_s >= pick.end_s - _SLACK_S:
                 # It belongs to a later slice.
                 self._pending.appendleft(frame)
-                self.tally.not_due += int(best is None and self._faults == faults)
+                self.tally.not_due += int(best is None and self.faults == faults)
                 break
             if time_s < pick.start_s - _SLACK_S:
                 continue
