@@ -187,12 +187,11 @@ def decode_reading(fields: object, blob: bytes, crop: CropSpec, max_frames: int,
     if len(blob) != count * crop.size_px * crop.size_px * 3:
         raise ProtocolError(f"{len(blob)} bytes for {count} crops of {crop.size_px} pixels")
     tracks = _tracks(body.get("tracks"), sampling, count, max_faces)
-    side = crop.size_px if count else 0
     return Reading(
         video=video,
         sampling=sampling,
         tracks=tracks,
-        crops=np.frombuffer(blob, np.uint8).reshape(count, side, side, 3),
+        crops=np.frombuffer(blob, np.uint8).reshape(count, crop.size_px, crop.size_px, 3),
         decoder=_text(body.get("decoder"), "decoder"),
         quality=tuple(
             QualityFlag(_text(flag.get("flag"), "flag"), _text(flag.get("detail"), "detail"))

@@ -48,7 +48,7 @@ def _probability(document: Mapping[str, Any]) -> str:
     if p_fake is None:
         return ""
     kind = "" if document["calibrated"] else ", not calibrated"
-    return f"  p(fake) {p_fake:.2f}{kind}"
+    return f"  p(fake) {p_fake:.3f}{kind}"
 
 
 def _input(document: Mapping[str, Any]) -> str:
