@@ -27,6 +27,8 @@ IO_BUFFER_BYTES = 64 * 1024
 DEMUX_LIMIT_BYTES = 64 * 1024 * 1024
 # More packets than this are counted, but only their key frames are remembered.
 LISTED_PACKETS = 1_000_000
+# No codec shows its first frame later than this many packets.
+REORDERED_PACKETS = 17
 STILL_FORMATS = frozenset({"jpeg_pipe", "png_pipe", "webp_pipe", "image2"})
 _NOT_MOVING = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 # Formats whose header lists every frame; of the others only key frames may be listed, or nothing.
@@ -204,6 +206,8 @@ def choose_stream(container: av.container.InputContainer) -> av.VideoStream:
 class EntryIndex:
     """The demuxer's own list of frames (in order of decoding times), looked into without copying it.
 
+    It reads the demuxer's memory, so it must not be used once the container is closed.
+
     Args:
         stream: A stream whose index is complete.
         duration_s: Playing time that the container states; used to tell the last frame's duration.
@@ -222,7 +226,9 @@ class EntryIndex:
         self._first = self._entry(0).timestamp
         last_s = self.time_s(self._length - 1)
         step = last_s / (self._length - 1) if self._length > 1 else duration_s
-        self.duration_s = max(duration_s if last_s <= duration_s <= last_s + 20 * step + 1 else 0.0, last_s + step)
+        # A statement that fits tells more than the list: it knows the last frame's duration and the edit list.
+        fits = last_s - 2 * step <= duration_s <= last_s + 20 * step + 1
+        self.duration_s = duration_s if fits and duration_s > 0 else last_s + step
 
     def _entry(self, position: int) -> av.index.IndexEntry:
         return self._entries[self._offset + position]
@@ -308,6 +314,13 @@ def survey(container: av.container.InputContainer, stream: av.VideoStream, file:
 
 def _start(stream: av.VideoStream) -> int | None:
     return stream.start_time
+
+
+def first_stamp(container: av.container.InputContainer, stream: av.VideoStream) -> int | None:
+    """Time stamp of the frame that is shown first; reads the first packets to learn it."""
+    packets = zip(packets_of(container, stream), range(REORDERED_PACKETS), strict=False)
+    stamps = [packet.pts for packet, _ in packets if packet.pts is not None]
+    return min(stamps, default=_start(stream))
 
 
 def _stated_duration(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:

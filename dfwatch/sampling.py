@@ -146,7 +146,7 @@ def plan_sample(
     bounds = [
         (number, start, end)
         for number, (start, end) in enumerate(slice_bounds(duration, frames))
-        if index.count(start, end) > 0
+        if index.count(start, min(end, duration)) > 0
     ]
     exact = mode == "exact"
     step = duration / frames

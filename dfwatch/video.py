@@ -15,6 +15,7 @@ from dfwatch.demuxing import (
     STILL_FORMATS,
     DescriptorFile,
     choose_stream,
+    first_stamp,
     open_container,
     packets_of,
     survey,
@@ -206,6 +207,10 @@ class Video:
             self._first_pts = found.first_pts
         if found.moved:
             self._reopen()
+        elif self._container.format.name == "avi":
+            # AVI lists decoding times; of a stream with B frames the first frame is shown later than time 0.
+            with open_container(DescriptorFile(self._fd), self._settings) as other:
+                self._first_pts = first_stamp(other, choose_stream(other))
         return found
 
     def plan(self, found: Survey) -> Plan:
@@ -398,7 +403,8 @@ class Video:
                 taken = self._lone_key(pick, packet)
                 if taken is not None or self._keys_lie:
                     return taken
-        # No key frame where one should be, or a damaged one: decode through the slice.
+            # No key frame where one should be, or a damaged one: the slice's first frame will do.
+            pick = replace(pick, target_s=pick.start_s)
         packet = self._seek_key(-math.inf, pick.end_s, near_s=min(key_s, pick.target_s))
         if packet is None:
             return None
