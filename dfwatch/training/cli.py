@@ -60,7 +60,7 @@ def _add_train(subparsers: Subparsers) -> None:
     _add_data(parser)
     parser.add_argument("--run", required=True, metavar="FOLDER", help="folder for checkpoint, log and weights")
     parser.add_argument("--pack", action="append", metavar="NAME", help="labelled pack, in place of the recipe's; repeatable")
-    parser.add_argument("--bundle", metavar="FOLDER", help="write the best weights there as a bundle at the end")
+    parser.add_argument("--bundle", metavar="FOLDER", help="write the best weights so far there as a bundle")
     parser.add_argument("--initial", metavar="SOURCE", help="first weights, in place of the recipe's")
     parser.add_argument("--teacher", metavar="BUNDLE", help="the teacher's bundle, in place of the recipe's")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (auto)")

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     from dfwatch.training.judging import Judged
 
-_OWN_LICENCE = "Terms of the training data apply; fill this in before you share the bundle."
-
 
 def run_prepare(arguments: argparse.Namespace) -> int:
     """Run `dfwatch prepare`."""
@@ -101,16 +99,11 @@ def run_train(arguments: argparse.Namespace) -> int:
         signal.signal(number, stop)
     progress = trainer.run(_report)
     _say(f"best AUC {progress.best_auc:.4f} at step {progress.best_step}; weights and log in {arguments.run}")
-    if not progress.finished:
-        return INCOMPLETE
-    if arguments.bundle:
+    if arguments.bundle and progress.best_step:
         groups = open_pools(arguments.data, recipe, excluded).groups
-        packs = sorted({*recipe.data.packs, *recipe.data.blend_packs, *recipe.data.unlabelled_packs})
-        export_bundle(
-            arguments.run, recipe, arguments.bundle, groups=groups, licence=_OWN_LICENCE, version="1", data=packs
-        )
+        export_bundle(arguments.run, recipe, arguments.bundle, groups)
         _say(f"bundle in {arguments.bundle}; next: dfwatch calibrate {arguments.bundle}")
-    return 0
+    return 0 if progress.finished else INCOMPLETE
 
 
 def run_calibrate(arguments: argparse.Namespace) -> int:

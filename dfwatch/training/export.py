@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dfwatch.errors import TrainingError
 from dfwatch.models.bundle import (
+    CARD_FILE,
     Bundle,
     Calibration,
     InputSpec,
@@ -21,10 +22,11 @@ from dfwatch.models.bundle import (
 )
 from dfwatch.models.checkpoints import half_precision, read_state_dict
 from dfwatch.reading import CropSpec
+from dfwatch.training import card
 from dfwatch.training.loop import BEST_NAME, LOG_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from dfwatch.training.recipe import Recipe
 
@@ -41,18 +43,7 @@ def read_log(run_folder: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in stream if line.strip()]
 
 
-def export_bundle(
-    run_folder: str,
-    recipe: Recipe,
-    folder: str,
-    *,
-    groups: Iterable[str],
-    licence: str,
-    version: str,
-    description: str = "",
-    data: Sequence[str] = (),
-    known_failures: Sequence[str] = (),
-) -> Bundle:
+def export_bundle(run_folder: str, recipe: Recipe, folder: str, groups: Iterable[str]) -> Bundle:
     """Write the best weights of a run as a bundle in half precision; calibration and thresholds are still to be fitted.
 
     Args:
@@ -60,11 +51,6 @@ def export_bundle(
         recipe: The recipe that made it.
         folder: Where the bundle goes.
         groups: Every group that training could touch; ``dfwatch evaluate`` refuses to report on them.
-        licence: Terms of the weights, with the caveats of the data.
-        version: Of the bundle.
-        description: One sentence.
-        data: The data sets, in words.
-        known_failures: One sentence each.
 
     Raises:
         TrainingError: When the run has no best weights yet.
@@ -80,9 +66,9 @@ def export_bundle(
         stream.writelines(f"{digest}\n" for digest in sorted({group_hash(group) for group in groups}))
     bundle = Bundle(
         id=recipe.id,
-        version=version,
-        description=description,
-        licence=licence,
+        version=recipe.about.version,
+        description=recipe.about.description,
+        licence=recipe.about.licence,
         architecture=recipe.architecture.name,
         architecture_options=recipe.architecture.options,
         input=InputSpec(size_px=size_px, channel_order="rgb", mean=recipe.norm.mean, std=recipe.norm.std),
@@ -90,17 +76,38 @@ def export_bundle(
         output=OutputSpec(kind="softmax", label_order=("REAL", "FAKE")),
         calibration=Calibration(fitted_on=_NOT_CHOSEN),
         thresholds=Thresholds(real=0.5, fake=0.5, false_positive_rate=None, chosen_on=_NOT_CHOSEN),
+        metrics={"training": _training_facts(run_folder, best_entry, recipe)},
         training=TrainingRecord(
-            data=tuple(data), recipe=f"recipes, id {recipe.id}, digest {recipe.digest()}", groups_file=GROUPS_FILE
+            data=recipe.about.data or tuple(sorted({*recipe.data.packs, *recipe.data.blend_packs})),
+            recipe=recipe.about.made_by or f"recipe {recipe.id}, digest {recipe.digest()}",
+            groups_file=GROUPS_FILE,
         ),
-        known_failures=tuple(known_failures),
-        card="README.md" if os.path.exists(os.path.join(folder, "README.md")) else "",
+        known_failures=recipe.about.known_failures,
+        card=CARD_FILE,
     )
-    return write_bundle(folder, bundle, half_precision(read_state_dict(Path(weights))))
+    return _write(folder, bundle, half_precision(read_state_dict(Path(weights))))
+
+
+def _training_facts(run_folder: str, best_entry: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    steps = [entry for entry in read_log(run_folder) if entry["event"] == "train"]
+    return {
+        "recipe_digest": recipe.digest(),
+        "steps_of_recipe": recipe.total_steps,
+        "steps_trained": max((entry["step"] for entry in steps), default=0),
+        "weights_of_step": best_entry.get("step"),
+        "select_auc": best_entry.get("auc"),
+    }
+
+
+def _write(folder: str | Path, bundle: Bundle, weights: dict[str, Any] | Path) -> Bundle:
+    written = write_bundle(folder, bundle, weights)
+    with open(os.path.join(folder, CARD_FILE), "w", encoding="utf-8") as stream:
+        stream.write(card.render(written))
+    return written
 
 
 def update_bundle(bundle: Bundle, **changes: Any) -> Bundle:  # noqa: ANN401 - fields of Bundle
-    """Write a bundle's facts anew with some of them changed; the weights stay."""
+    """Write a bundle's facts and card anew with some of them changed; the weights stay."""
     if bundle.folder is None:
         raise TrainingError("updating the bundle", bundle.id, "it lies in no folder")
-    return write_bundle(bundle.folder, dataclasses.replace(bundle, **changes), bundle.weights_path)
+    return _write(bundle.folder, dataclasses.replace(bundle, **changes), bundle.weights_path)

@@ -115,6 +115,18 @@ class TeacherSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AboutSpec:
+    """What the bundle says of itself; nothing here changes the training."""
+
+    version: str = "1"
+    description: str = ""
+    licence: str = "Unknown: the terms of the training data apply. Fill this in before you share the bundle."
+    data: tuple[str, ...] = ()
+    known_failures: tuple[str, ...] = ()
+    made_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
     """One training run.
 
@@ -127,6 +139,7 @@ class Recipe:
         patience: Stop after this many measurements without a better one; 0: never.
         measure_every: Steps between two measurements on the select part.
         measure_crops: At most this many crops of each label are measured.
+        about: What the bundle says of itself.
     """
 
     id: str
@@ -145,6 +158,7 @@ class Recipe:
     measure_every: int = 500
     measure_crops: int = 1700
     seed: int = 1
+    about: AboutSpec = field(default_factory=AboutSpec)
 
     @property
     def total_steps(self) -> int:
@@ -160,8 +174,10 @@ class Recipe:
         return self.stages[-1]
 
     def digest(self) -> str:
-        """Return a hash of everything in the recipe; a run resumes only under the recipe it began with."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        """Return a hash of all that decides the training; a run resumes only under the recipe it began with."""
+        settings = dataclasses.asdict(self)
+        del settings["about"]
+        text = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -1,0 +1,111 @@
+"""The model card: the facts of ``bundle.yaml`` once more, as text for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dfwatch.models.bundle import Bundle
+
+_SHOWN = (
+    "AUC",
+    "average precision",
+    "EER",
+    "TPR at 1 % FPR",
+    "balanced accuracy",
+    "coverage",
+    "accuracy of the decided",
+    "reals called FAKE",
+    "fakes called FAKE",
+    "Brier score",
+    "ECE",
+)
+
+
+def render(bundle: Bundle) -> str:
+    """Return the card as Markdown."""
+    crop, thresholds, calibration = bundle.crop, bundle.thresholds, bundle.calibration
+    parts = [
+        f"# {bundle.id} {bundle.version}",
+        "",
+        bundle.description,
+        "",
+        "A score is an estimate, not proof. Do not use it as the only reason for a decision about a person.",
+        "",
+        "## What it is",
+        "",
+        f"- Architecture: {bundle.architecture}, {bundle.input.size_px} px, two outputs ({', '.join(bundle.output.label_order)}).",
+        f"- Crop: YuNet's face box, made square, margin {crop.margin:+.2f} of its longer side on each side, centre moved "
+        f"down by {crop.shift_y:.3f} of it.",
+        f"- Calibration: {calibration.method} {_values(calibration.parameters)}, fitted on {calibration.fitted_on}. It "
+        "assumes that half of what it sees is fake.",
+        f"- Thresholds: REAL at or below {thresholds.real:.4f}, FAKE at or above {thresholds.fake:.4f}, between them "
+        f"INCONCLUSIVE. Chosen on {thresholds.chosen_on}"
+        + (
+            f"; {thresholds.false_positive_rate:.2%} of its real groups are called FAKE."
+            if thresholds.false_positive_rate is not None
+            else "."
+        ),
+        f"- Licence: {bundle.licence}",
+        "",
+        "## Data",
+        "",
+        *(f"- {line}" for line in bundle.training.data),
+        "",
+        "Groups (source videos, identities) never cross the split; the hashes of those trained on are in "
+        f"`{bundle.training.groups_file}`, and `dfwatch evaluate` refuses to report on them.",
+        "Who the people in the data are is not known: no figure is broken down by age, sex or skin colour, and none of "
+        "them promises the same accuracy for everybody.",
+        "",
+        "## Measured",
+        "",
+        "95 % intervals in brackets, by a bootstrap over groups.",
+        "",
+    ]
+    for name, measured in bundle.metrics.items():
+        if isinstance(measured, dict):
+            parts += _measured(name, measured)
+    parts += ["## Known failures", "", *(f"- {line}" for line in bundle.known_failures), ""]
+    parts += ["## How to make it again", "", "```", *bundle.training.recipe.splitlines(), "```", ""]
+    return "\n".join(parts)
+
+
+def _measured(name: str, measured: Mapping[str, Any]) -> list[str]:
+    total = measured.get("all", {})
+    parts = [
+        f"### {name}",
+        "",
+        f"{measured.get('data', '')}: {total.get('reals')} real, {total.get('fakes')} fake, "
+        f"{total.get('groups')} groups, {total.get('without_face')} without a face.",
+        "",
+    ]
+    if measured.get("warning"):
+        parts += [f"**{measured['warning']}**", ""]
+    parts += ["| figure | value |", "| --- | --- |"]
+    parts += [f"| {key} | {_figure(total[key])} |" for key in _SHOWN if total.get(key)]
+    parts.append("")
+    for title in ("sources", "manipulations", "robustness"):
+        rows = measured.get(title)
+        if rows:
+            parts += [f"| {title} | reals | fakes | AUC | reals called FAKE | fakes called FAKE |", "|" + " --- |" * 6]
+            parts += [
+                f"| {row} | {values['reals']} | {values['fakes']} | "
+                + " | ".join(_figure(values.get(key)) for key in ("AUC", "reals called FAKE", "fakes called FAKE"))
+                + " |"
+                for row, values in rows.items()
+            ]
+            parts.append("")
+    return parts
+
+
+def _figure(numbers: Any) -> str:  # noqa: ANN401 - from YAML
+    if not numbers:
+        return "–"
+    value, *limits = numbers
+    return f"{value:.3f}" + (f" [{limits[0]:.3f}, {limits[1]:.3f}]" if len(limits) == 2 else "")
+
+
+def _values(parameters: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in parameters.items())

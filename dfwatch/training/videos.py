@@ -1,0 +1,106 @@
+"""Videos for the training tools, through the very reader, detector and verdict that the service runs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from typing import TYPE_CHECKING, Any, Self
+
+import cv2
+import numpy as np
+
+from dfwatch.config import ModelSettings, Settings
+from dfwatch.reader import Reader
+from dfwatch.reading import CropSpec
+from dfwatch.source import open_regular
+from dfwatch.training.landmarks import LandmarkFinder
+from dfwatch.training.records import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    from dfwatch.training.crops import CutSpec, Source
+
+
+class VideoCutter:
+    """Cut faces out of videos with the service's reader; use as a context manager.
+
+    Only the longest track of a video is kept: a label speaks of the video, and a bystander's face in a fake is real.
+
+    Args:
+        cut: How crops are cut. Every crop is scaled to ``size_px``.
+        frames: Frames sampled from each video.
+    """
+
+    def __init__(self, cut: CutSpec, frames: int) -> None:
+        settings = Settings()
+        self._reader = Reader(dataclasses.replace(settings.reader, frames=frames), settings.faces)
+        self._spec = CropSpec(size_px=cut.size_px, margin=cut.margin)
+        self._quality = cut.jpeg_quality
+        self._landmarks = LandmarkFinder(224)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.close()
+
+    def cut(self, source: Source) -> Iterator[tuple[bytes, Record]]:
+        """Yield the crops of one video.
+
+        Raises:
+            MediaError: When it cannot be read.
+        """
+        fd, _ = open_regular(source.path, source.video)
+        try:
+            reading = self._reader.read(fd, self._spec, subject=source.video)
+        finally:
+            os.close(fd)
+        if not reading.tracks:
+            return
+        track = max(reading.tracks, key=lambda one: len(one.faces))
+        room = 1 + 2 * self._spec.margin
+        stem = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in source.video)[-70:]
+        for face in track.faces:
+            crop = reading.crops[face.crop_index]
+            found = self._landmarks.largest(crop)
+            longer = max(face.box.width, face.box.height)
+            width, height = face.box.width / longer / room, face.box.height / longer / room
+            bgr = cv2.cvtColor(crop, cv2.COLOR_RGB2BGR)
+            jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self._quality])[1].tobytes()
+            places = np.empty(0) if found is None else found.landmarks.reshape(-1) / crop.shape[0]
+            yield (
+                jpeg,
+                Record(
+                    shard="",
+                    offset=0,
+                    length=0,
+                    name=f"{stem}-{face.frame_index:03d}.jpg",
+                    source=source.source,
+                    label=source.label,
+                    group=source.group,
+                    video=source.video,
+                    manipulation=source.manipulation,
+                    split=source.split,
+                    time_s=face.time_s,
+                    box=(0.5 - width / 2, 0.5 - height / 2, width, height),
+                    landmarks=tuple(float(value) for value in places),
+                    face_px=round(longer),
+                ),
+            )
+
+
+@contextlib.contextmanager
+def open_judge(bundle: str, device: str) -> Iterator[Callable[[str], dict[str, Any]]]:
+    """Give a function from a path to the sidecar document, as `dfwatch scan` makes it, with default settings."""
+    from dfwatch.detector import Detector  # noqa: PLC0415 - torch is needed for judging only
+    from dfwatch.judge import Judge  # noqa: PLC0415
+
+    settings = Settings()
+    detector = Detector.load(bundle, ModelSettings(device=device))
+    with Reader(settings.reader, settings.faces) as reader:
+        yield Judge(settings, reader, detector).judge

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dfwatch.errors import TrainingError
+from dfwatch.models import architectures
+from dfwatch.training.batches import FAKE, REAL, UNLABELLED, BatchMaker, open_pools
+from dfwatch.training.loop import RunOptions, Trainer, open_measured, open_trainer
+from dfwatch.training.recipe import (
+    ArchitectureSpec,
+    BatchSpec,
+    DataSpec,
+    NormSpec,
+    OptimSpec,
+    Recipe,
+    Stage,
+    TeacherSpec,
+)
+
+BATCH = BatchSpec(labelled=8, blended=4)
+
+
+def tiny(num_outputs: int = 2, drop_rate: float = 0.1) -> torch.nn.Module:
+    """A network that learns the bright spot in a few steps, with dropout and running statistics."""
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        torch.nn.BatchNorm2d(8),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(8, 16, 3, stride=2, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Dropout(drop_rate),
+        torch.nn.Linear(16 * 8 * 8, num_outputs),
+    )
+
+
+@pytest.fixture(autouse=True)
+def _tiny_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(architectures, "BUILDERS", {**architectures.BUILDERS, "tiny": tiny})
+    # Networks this small lose more time to waiting for each other's threads than they gain.
+    torch.set_num_threads(1)
+
+
+def recipe(**changes: object) -> Recipe:
+    fields = {
+        "id": "tiny",
+        "architecture": ArchitectureSpec(name="tiny"),
+        "norm": NormSpec(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
+        "data": DataSpec(packs=("made",), blend_packs=("made",), margin=0.0, shift_y=0.0),
+        "stages": (Stage(size_px=32, steps=30, batch=BATCH),),
+        "optim": OptimSpec(lr=3e-3),
+        "ema_decay": 0.9,
+        "measure_every": 10,
+    }
+    return Recipe(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def trainer(data_root: str, folder: Path, the_recipe: Recipe, **options: object) -> Trainer:
+    return open_trainer(data_root, the_recipe, RunOptions(folder=str(folder), log_every=5, **options), frozenset())  # type: ignore[arg-type]
+
+
+def weights(one: Trainer) -> dict[str, torch.Tensor]:
+    return one.averaged.state
+
+
+def test_a_run_learns_and_leaves_weights_checkpoint_and_log(data_root: str, tmp_path: Path) -> None:
+    run = trainer(data_root, tmp_path, recipe(stages=(Stage(size_px=32, steps=40, batch=BATCH),)))
+    progress = run.run()
+    assert progress.finished
+    assert progress.best_auc > 0.8
+    assert {"best.safetensors", "checkpoint.pt", "log.jsonl"} <= set(os.listdir(tmp_path))
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log if entry["event"] == "measure"] == [10, 20, 30, 40]
+    assert {"loss", "lr", "crops_per_s", "waiting_for_data", "left_s"} <= set(log[0])
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_weights(data_root: str, tmp_path: Path) -> None:
+    whole = trainer(data_root, tmp_path / "whole", recipe())
+    whole.run()
+    for _ in range(10):
+        piece = trainer(data_root, tmp_path / "pieces", recipe())
+
+        def stop(entry: dict[str, object], running: Trainer = piece) -> None:
+            running.stop_requested = entry["event"] == "train"
+
+        if piece.run(stop).finished:
+            break
+    assert piece.progress == whole.progress
+    for name, value in weights(whole).items():
+        assert torch.equal(value, weights(piece)[name]), name
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(data_root: str, tmp_path: Path) -> None:
+    runs = [
+        trainer(data_root, tmp_path / str(number), recipe(seed=seed, measure_every=100))
+        for number, seed in enumerate((1, 1, 2))
+    ]
+    for run in runs:
+        run.run()
+    first, again, other = (weights(run)["0.weight"] for run in runs)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_loader_processes_change_nothing(data_root: str, tmp_path: Path) -> None:
+    short = recipe(stages=(Stage(size_px=32, steps=4, batch=BATCH),))
+    alone, helped = trainer(data_root, tmp_path / "a", short), trainer(data_root, tmp_path / "b", short, workers=1)
+    alone.run()
+    helped.run()
+    assert torch.equal(weights(alone)["0.weight"], weights(helped)["0.weight"])
+
+
+def test_another_recipe_does_not_continue_a_run(data_root: str, tmp_path: Path) -> None:
+    trainer(data_root, tmp_path, recipe(), max_seconds=1e-9).run()
+    with pytest.raises(TrainingError, match="another recipe"):
+        trainer(data_root, tmp_path, recipe(seed=9))
+
+
+def test_patience_ends_a_run_that_no_longer_improves(data_root: str, tmp_path: Path) -> None:
+    run = trainer(
+        data_root, tmp_path, recipe(stages=(Stage(size_px=32, steps=2000, batch=BATCH),), measure_every=5, patience=2)
+    )
+    progress = run.run()
+    assert progress.finished
+    assert progress.step < 2000
+
+
+def test_a_loss_that_is_no_number_stops_the_run(data_root: str, tmp_path: Path) -> None:
+    run = trainer(data_root, tmp_path, recipe())
+    with torch.no_grad():
+        run.network[0].weight.fill_(float("nan"))  # type: ignore[index, union-attr]
+    with pytest.raises(TrainingError, match="loss is nan"):
+        run.run()
+
+
+def test_a_student_follows_its_teacher_where_there_are_no_labels(data_root: str, tmp_path: Path) -> None:
+    distilling = recipe(
+        teacher=TeacherSpec(bundle="none", weight=0.5),
+        data=DataSpec(packs=("made",), unlabelled_packs=("made",), margin=0.0, shift_y=0.0),
+        stages=(Stage(size_px=32, steps=60, batch=BatchSpec(labelled=0, blended=0, unlabelled=12)),),
+    )
+    options = RunOptions(folder=str(tmp_path))
+
+    def teacher(crops: torch.Tensor) -> torch.Tensor:
+        """Calls red pictures fake: nothing that the labels know of."""
+        red = crops[..., 0].float().mean((1, 2)) - crops[..., 2].float().mean((1, 2))
+        return torch.stack([-red, red], 1) / 5
+
+    pools = open_pools(data_root, distilling, frozenset())
+    run = Trainer(distilling, options, pools, [], teacher)
+    run.run()
+    rng = np.random.default_rng(0)
+    crops = np.clip(rng.normal(128, 10, (60, 32, 32, 3)) + rng.normal(0, 25, (60, 1, 1, 3)), 0, 255).astype(np.uint8)
+    wanted = (teacher(torch.from_numpy(crops))[:, 1] > 0).numpy()
+    assert np.mean((run.score(crops) > 0) == wanted) > 0.85
+
+
+def test_a_recipe_with_a_teacher_does_not_run_without_one(data_root: str, tmp_path: Path) -> None:
+    wanting = recipe(teacher=TeacherSpec(bundle="none"))
+    with pytest.raises(TrainingError, match="teacher"):
+        Trainer(wanting, RunOptions(folder=str(tmp_path)), open_pools(data_root, wanting, frozenset()), [])
+
+
+def test_batches_are_balanced_and_never_touch_held_out_groups(data_root: str) -> None:
+    made = recipe(
+        stages=(Stage(size_px=32, steps=40, batch=BatchSpec(labelled=8, blended=4, unlabelled=2, donor_share=0.5)),),
+        data=DataSpec(packs=("made",), blend_packs=("made",), unlabelled_packs=("made",), margin=0.0, shift_y=0.0),
+    )
+    excluded = frozenset({"group3", "group4"})
+    pools = open_pools(data_root, made, excluded)
+    held_out = {item.record.group for item in open_measured(data_root, made, excluded)}
+    assert held_out
+    assert not pools.groups & (held_out | excluded)
+    maker = BatchMaker(made, pools)
+    batch = maker[3]
+    assert batch.crops.shape == (14, 32, 32, 3)
+    assert [int((batch.labels == label).sum()) for label in (REAL, FAKE, UNLABELLED)] == [6, 6, 2]
+    assert np.array_equal(maker[3].crops, BatchMaker(made, pools)[3].crops)
+    assert not np.array_equal(maker[3].crops, maker[4].crops)
+
+
+def test_every_real_is_seen_once_in_an_epoch(data_root: str) -> None:
+    made = recipe()
+    pools = open_pools(data_root, made, frozenset())
+    maker = BatchMaker(made, pools)
+    rng = np.random.default_rng(0)
+    pairs = [maker._labelled_pair(index, rng) for index in range(2 * len(pools.reals))]
+    names = [real.record.name for real, _ in pairs]
+    assert len(set(names[: len(pools.reals)])) == len(pools.reals)
+    assert all(real.record.group == fake.record.group for real, fake in pairs)
+
+
+def test_an_empty_training_part_is_refused(data_root: str) -> None:
+    everything = frozenset(f"group{number}" for number in range(60))
+    with pytest.raises(TrainingError, match="no labelled crops of both labels"):
+        open_pools(data_root, recipe(), everything)

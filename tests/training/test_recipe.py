@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dfwatch.errors import TrainingError
+from dfwatch.models import architectures
+from dfwatch.training.loop import learning_rate
+from dfwatch.training.recipe import load_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+SMALL = """
+id: small
+architecture: {name: efficientnet_lite0}
+stages:
+  - {size_px: 32, steps: 60}
+  - {size_px: 48, steps: 40}
+"""
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_valid_and_names_a_known_architecture(path: Path) -> None:
+    recipe = load_recipe(str(path))
+    name = recipe.architecture.name
+    assert name in architectures.BUILDERS or name.startswith(architectures.TIMM_PREFIX)
+    assert recipe.total_steps > 0
+    assert all(stage.batch.labelled % 2 == 0 and stage.batch.blended % 2 == 0 for stage in recipe.stages)
+
+
+def test_the_models_of_the_service_have_recipes() -> None:
+    named = {load_recipe(str(path)).architecture.name for path in RECIPES}
+    assert named >= {"resnext50_32x4d", "nasnetalarge", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"}
+
+
+def test_defaults_are_filled_in(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, SMALL))
+    assert recipe.total_steps == 100
+    assert [recipe.stage_at(step).size_px for step in (0, 59, 60, 99, 100)] == [32, 32, 48, 48, 48]
+    assert recipe.stages[0].batch.size == 32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("id: small", "idd: small"), "idd is not a known key; did you mean id?"),
+        (("size_px: 32", "size_px: big"), r"stages\[0\].size_px must be int, not 'big'"),
+        (("steps: 60", "step: 60"), r"stages\[0\].step is not a known key; did you mean steps?"),
+        (("id: small", "id: small\nprecision: float8"), "precision must be one of float32, bfloat16"),
+        (("id: small", "id: small\noptim: {lr: true}"), "optim.lr must be float"),
+        (("architecture: {name: efficientnet_lite0}", "architecture: {}"), "architecture.name is missing"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        load_recipe(write(tmp_path, SMALL.replace(*change)))
+
+
+def test_the_rate_rises_then_falls_to_its_final_share(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, SMALL))
+    rates = [learning_rate(recipe, step) for step in range(100)]
+    peak = rates.index(max(rates))
+    assert peak == pytest.approx(9, abs=1)
+    assert rates[:peak] == sorted(rates[:peak])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[-1] == pytest.approx(recipe.optim.final_share * recipe.optim.lr, rel=0.2)
+
+
+def test_the_digest_follows_every_setting(tmp_path: Path) -> None:
+    one = load_recipe(write(tmp_path, SMALL)).digest()
+    assert load_recipe(write(tmp_path, SMALL)).digest() == one
+    assert load_recipe(write(tmp_path, SMALL + "seed: 2\n")).digest() != one
+    assert load_recipe(write(tmp_path, SMALL + "augment: {jpeg_share: 0.5}\n")).digest() != one
