@@ -10,6 +10,7 @@ asked which watches live (``/proc/self/fdinfo``), and the threads are counted.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 from typing import TYPE_CHECKING, Protocol
@@ -49,7 +50,13 @@ def native_observer() -> ObserverLike:
     """The best observer of this operating system."""
     from watchdog.observers import Observer  # noqa: PLC0415 - loaded only where events are on
 
+    logging.getLogger("watchdog.observers.inotify").addFilter(_is_news)
     return Observer()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # watchdog logs an error whenever an emitter is stopped while it waits, which is the usual way to stop one.
+    return "called when the thread is inactive" not in record.getMessage()
 
 
 class EventHints:

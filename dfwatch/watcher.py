@@ -52,6 +52,10 @@ HINT_DELAY_S = 0.025
 """Events come in bursts (created, written, closed, times set); one scan a moment later sees them all."""
 BRISK_S = 0.1
 """Time between scans while something changes, if scanning is cheap."""
+BRISK_FOR_S = 0.6
+"""How long scans stay brisk after a change. watchdog keeps back what follows a file that was moved out (as every claim
+does) for half a second, to find out where it went; the scans see it meanwhile."""
+_LEAST_PAUSE_S = 0.03
 _MAX_PROBLEMS = 20
 _MAX_PAUSE_S = 30.0
 
@@ -105,6 +109,7 @@ class Watcher:
         self._mount: tuple[Identity, Mount] | None = None
         self._hinted_at_s: float | None = None
         self._next_scan_s = self._not_before_s = clock.monotonic()
+        self._brisk_until_s = 0.0
         self._empty_folders = EmptyFolders()
         self._problems: dict[str, str] = {}
 
@@ -173,7 +178,7 @@ class Watcher:
             observation = self._tracker.observe({}, began_s)
             self._tend(None, Mount())
             result = ScanResult(problem=f"cannot open {self._inbox}: {error.strerror}")
-            return self._conclude(result, {".": result.problem}, began_s, brisk=observation.changed)
+            return self._conclude(result, {".": result.problem}, began_s, changed=observation.changed)
         try:
             identity, mount = self._locate(inbox_fd)
             # Before the walk, so that what comes in after it is heard of.
@@ -195,7 +200,7 @@ class Watcher:
         finally:
             os.close(inbox_fd)
         self._listener.count(snapshot.folders)
-        return self._conclude(result, snapshot.problems, began_s, brisk=observation.changed)
+        return self._conclude(result, snapshot.problems, began_s, changed=observation.changed)
 
     def remove_marker(self, name: str) -> None:
         """Remove the marker file of an entry that was claimed; it is no error when there is none.
@@ -322,14 +327,16 @@ class Watcher:
             "lease_reason": "; ".join(leases.impossible.values()),
         }
 
-    def _conclude(self, result: ScanResult, problems: dict[str, str], began_s: float, *, brisk: bool) -> ScanResult:
+    def _conclude(self, result: ScanResult, problems: dict[str, str], began_s: float, *, changed: bool) -> ScanResult:
         """Plan the next scan, publish the health, log what is new."""
         ended_s = self._clock.monotonic()
         took_s = ended_s - began_s
         # Scanning never takes more than a fifth of the time, however large the inbox and however slow its disk.
-        self._not_before_s = ended_s + min(4 * took_s, _MAX_PAUSE_S)
+        self._not_before_s = ended_s + min(max(_LEAST_PAUSE_S, 4 * took_s), _MAX_PAUSE_S)
         self._next_scan_s = began_s + self._settings.scan_interval_s
-        if brisk:
+        if changed or result.ready:
+            self._brisk_until_s = ended_s + BRISK_FOR_S
+        if ended_s < self._brisk_until_s:
             self._next_scan_s = min(self._next_scan_s, ended_s + max(BRISK_S, 20 * took_s))
         if result.next_due_s is not None:
             self._next_scan_s = min(self._next_scan_s, began_s + result.next_due_s)

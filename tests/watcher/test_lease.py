@@ -46,6 +46,16 @@ def test_a_reader_is_no_writer(clip: Path) -> None:
         assert ask(clip) is Writer.NONE
 
 
+def test_the_lease_is_given_back_at_once(clip: Path) -> None:
+    reading = os.open(clip, os.O_RDONLY)
+    try:
+        assert LeaseProbe().writer(reading) is Writer.NONE
+        # With a lease still there this would be refused, and would wait without O_NONBLOCK.
+        os.close(os.open(clip, os.O_WRONLY | os.O_NONBLOCK))
+    finally:
+        os.close(reading)
+
+
 def test_where_it_may_not_ask_it_says_so() -> None:
     probe = LeaseProbe()
     with unprivileged():

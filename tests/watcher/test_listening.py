@@ -231,6 +231,35 @@ def test_an_observer_whose_thread_dies_is_replaced(inbox: Path) -> None:
     assert watchdog_threads() == []
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_of_watchdog_that_dies_of_an_exception_is_noticed(
+    inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its watches stay, and the observer says that it is alive."""
+    observers: list[InotifyObserver] = []
+
+    def make() -> InotifyObserver:
+        observers.append(InotifyObserver())
+        return observers[-1]
+
+    watcher = Watcher(str(inbox), WatchSettings(), threading.Event(), observer_factory=make)
+    watcher.start()
+    try:
+        (emitter,) = observers[0].emitters
+
+        def die(_: object) -> None:
+            raise RuntimeError("as a fault of watchdog would")
+
+        monkeypatch.setattr(emitter, "queue_event", die)
+        (inbox / "clip.mp4").touch()
+        emitter.join(10)
+        assert observers[0].is_alive()
+        watcher.scan()
+        assert len(observers) == 2
+    finally:
+        watcher.stop()
+
+
 def test_an_observer_that_will_not_stop_does_not_hold_the_service(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dfwatch.hints._STOP_TIMEOUT_S", 0.05)
     release = threading.Event()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
 import tempfile
 import threading
 from pathlib import Path
@@ -139,6 +140,21 @@ def test_a_folder_without_search_permission_names_what_it_could_not_look_at(open
         snapshot = look(open_inbox)
     assert snapshot.problems == {"half/x.mp4": "Permission denied"}
     assert snapshot.empty_folders == {}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_another_file_system_below_the_inbox_is_not_entered_but_reported(inbox: Path) -> None:
+    other = inbox / "other"
+    other.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "none", other], capture_output=True, check=False).returncode:
+        pytest.skip("cannot mount here")
+    try:
+        (other / "x.mp4").touch()
+        snapshot = look(inbox)
+    finally:
+        subprocess.run(["umount", other], check=True)
+    assert snapshot.entries == {}
+    assert "another file system" in snapshot.problems["other"]
 
 
 def test_a_descriptor_that_fails_is_a_problem_and_no_exception(tmp_path: Path) -> None:
