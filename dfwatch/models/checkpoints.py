@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -107,12 +106,15 @@ def fill_network(network: nn.Module, state: Mapping[str, Tensor], path: Path) ->
 
 
 def half_precision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict in float16, half the size; a tensor with values beyond float16's range stays float32."""
+    """The state dict with its matrices and kernels in float16: half the size.
+
+    Vectors stay float32: they are small, and a batch norm's variance can lie where float16 has few bits or none. So do
+    tensors with values beyond float16's range.
+    """
     result = {}
     for name, tensor in state.items():
-        half = tensor.half() if tensor.is_floating_point() else tensor
-        fits = not half.is_floating_point() or bool(half.isfinite().all())
-        result[name] = half if fits else tensor.float()
+        half = tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
+        result[name] = half if half is tensor or bool(half.isfinite().all()) else tensor.float()
     return result
 
 
@@ -144,10 +146,8 @@ def _parse_torch(data: bytes, path: Path) -> object:
             warnings.simplefilter("ignore")  # torch's advice on its own file formats is not for our users
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as exc:
-        found = re.search(
-            r"(?:Unsupported (?:global|class)|GLOBAL|Trying to load unsupported GLOBAL)\W+([\w.]+)", str(exc)
-        )
-        what = f"a pickled {found.group(1)}" if found else "pickled objects"
+        names = _unsafe_names(data)
+        what = f"pickled objects ({_few(names)})" if names else "pickled objects"
         cause = f"it holds {what}, and unpickling would run whatever code the file's author chose"
         raise CheckpointError(_ACTION, path, cause, hint=_SAVE_TENSORS) from exc
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, IndexError) as exc:
@@ -157,6 +157,14 @@ def _parse_torch(data: bytes, path: Path) -> object:
             ) from exc
         first_line = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
         raise CheckpointError(_ACTION, path, f"it is truncated or damaged ({first_line})", hint=_COPY_AGAIN) from exc
+
+
+def _unsafe_names(data: bytes) -> list[str]:
+    """What a pickle would import, read without importing it; [] where torch cannot tell."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data)))
+    except (ValueError, RuntimeError):
+        return []
 
 
 def _unwrap(value: object, path: Path) -> dict[str, Tensor]:

@@ -51,7 +51,7 @@ def seeded_network(
             classifier = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
             gain = 1.5 / logits.std(dim=0, keepdim=True).clamp_min(1e-6)
             classifier.weight.mul_(gain.T)
-            classifier.bias.copy_(((classifier.bias - logits.mean(dim=0)) * gain[0]))
+            classifier.bias.copy_((classifier.bias - logits.mean(dim=0)) * gain[0])
     return network
 
 

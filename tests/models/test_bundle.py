@@ -52,7 +52,10 @@ def full_bundle() -> Bundle:
         thresholds=Thresholds(real=0.2, fake=0.91, false_positive_rate=0.01, chosen_on="the same 400 groups"),
         licence="MIT; trained on DFDC, whose terms are research use",
         metrics={"dfdc_held_out": {"auc": 0.953, "auc_95": [0.94, 0.965], "videos": 3268}},
-        known_failures=("Text-to-video and whole-image generation.", "Profile faces; heavy compression: below 200 kb/s."),
+        known_failures=(
+            "Text-to-video and whole-image generation.",
+            "Profile faces; heavy compression: below 200 kb/s.",
+        ),
         training=TrainingRecord(data=("DFDC face crops",), recipe="resnext50.yaml", groups_file="groups.txt"),
         card="README.md",
         weights_sha256="0123456789abcdef" * 4,

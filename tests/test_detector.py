@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from dfwatch.config import ModelSettings
+from dfwatch.detector import Detector
+from dfwatch.errors import BundleError, DeviceError, ModelError
+from dfwatch.models.bundle import OutputSpec, write_bundle
+from dfwatch.models.checkpoints import load_network
+from dfwatch.models.probe import probe_crops
+from tests.models.seeded import example_bundle, seeded_bundle
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from dfwatch.models.bundle import Bundle
+
+SIDE = 64
+PLAIN = ModelSettings(device="cpu", precision="float32", threads=1)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return seeded_bundle(tmp_path_factory.mktemp("detector") / "bundle", example_bundle())
+
+
+@pytest.fixture(scope="session")
+def detector(bundle: Bundle) -> Detector:
+    return Detector.load(bundle, PLAIN)
+
+
+def plain_scores(bundle: Bundle, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """p(fake) of each crop by itself, straight from the definition."""
+    network = load_network(bundle)
+    mean = torch.tensor(bundle.input.mean).view(3, 1, 1)
+    std = torch.tensor(bundle.input.std).view(3, 1, 1)
+    scores = []
+    with torch.inference_mode():
+        for crop in crops:
+            channels = crop[..., ::-1] if bundle.input.channel_order == "bgr" else crop
+            x = (torch.from_numpy(channels.copy()).permute(2, 0, 1) / 255.0 - mean) / std
+            logits = network(x[None])[0]
+            if bundle.output.kind == "softmax":
+                probabilities = torch.softmax(logits, 0)
+            else:
+                second = torch.sigmoid(logits[0])
+                probabilities = torch.stack([1 - second, second])
+            scores.append(float(probabilities[bundle.output.label_order.index("FAKE")]))
+    return np.array(scores, np.float32)
+
+
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+@pytest.mark.parametrize("labels", [("REAL", "FAKE"), ("FAKE", "REAL")])
+@pytest.mark.parametrize("kind", ["softmax", "sigmoid"])
+def test_labels_channels_and_output_come_from_the_bundle(
+    tmp_path: Path, order: str, labels: tuple[str, str], kind: str
+) -> None:
+    bundle = example_bundle(output=OutputSpec(kind=kind, label_order=labels))
+    bundle = dataclasses.replace(bundle, input=dataclasses.replace(bundle.input, channel_order=order))
+    bundle = seeded_bundle(tmp_path / "bundle", bundle)
+    crops = probe_crops(3, SIDE, seed=2)
+    expected = plain_scores(bundle, crops)
+    assert np.ptp(expected) > 0.02
+    np.testing.assert_allclose(Detector.load(bundle, PLAIN).score(crops), expected, rtol=0, atol=1e-4)
+
+
+def test_scores_are_float32_one_for_each_crop(detector: Detector) -> None:
+    scores = detector.score(probe_crops(5, SIDE))
+    assert (scores.dtype, scores.shape) == (np.float32, (5,))
+    assert ((scores >= 0) & (scores <= 1)).all()
+    assert detector.score(probe_crops(0, SIDE)).shape == (0,)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_crop_gets_the_same_score_bit_for_bit_whatever_it_comes_with(
+    bundle: Bundle, precision: str, threads: int
+) -> None:
+    if precision == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no bfloat16")
+    detector = Detector.load(bundle, ModelSettings(device="cpu", precision=precision, threads=threads))
+    assert detector.device.batch_invariant
+    crops = probe_crops(21, SIDE, seed=3)
+    together = detector.score(crops)
+    shuffled = np.random.default_rng(0).permutation(len(crops))
+    assert np.array_equal(detector.score(crops[shuffled]), together[shuffled])
+    for count in (1, 3, 8, 9):
+        assert np.array_equal(detector.score(crops[:count]), together[:count])
+    assert np.array_equal(detector.score(crops[20:]), together[20:])
+
+
+def test_read_only_and_strided_crops_are_scored_alike(detector: Detector) -> None:
+    crops = probe_crops(6, SIDE)
+    expected = detector.score(crops)
+    crops.setflags(write=False)
+    assert np.array_equal(detector.score(crops), expected)
+    assert np.array_equal(detector.score(crops[::2]), expected[::2])
+    assert np.array_equal(detector.score(np.asfortranarray(crops)), expected)
+
+
+@pytest.mark.parametrize(
+    "crops",
+    [
+        np.zeros((2, SIDE, SIDE, 3), np.float32),
+        np.zeros((2, SIDE + 1, SIDE, 3), np.uint8),
+        np.zeros((2, 3, SIDE, SIDE), np.uint8),
+        np.zeros((SIDE, SIDE, 3), np.uint8),
+    ],
+)
+def test_an_array_of_another_kind_is_refused(detector: Detector, crops: NDArray[np.uint8]) -> None:
+    with pytest.raises(ValueError, match="not uint8"):
+        detector.score(crops)
+
+
+def test_the_device_says_what_it_is_and_why(detector: Detector) -> None:
+    device = detector.device
+    assert (device.device, device.precision, device.threads) == ("cpu", "float32", 1)
+    assert "cores" in device.name
+    assert device.reason == "the configuration asks for the CPU"
+    assert device.precision_max_difference == 0.0
+    assert device.folded_norms == 49
+    assert device.crops_per_s["float32"] > 0
+    assert device.engine.startswith("torch ")
+    json.dumps(dataclasses.asdict(device))
+
+
+def test_auto_says_why_it_took_the_cpu(bundle: Bundle) -> None:
+    if torch.accelerator.is_available():
+        pytest.skip("this machine has an accelerator")
+    device = Detector.load(bundle, ModelSettings(threads=1)).device
+    assert device.device == "cpu"
+    assert device.reason.startswith("no accelerator: ")
+
+
+@pytest.mark.parametrize("wanted", ["cuda", "cuda:1", "mps", "xpu"])
+def test_a_device_that_is_not_there_is_refused(bundle: Bundle, wanted: str) -> None:
+    if torch.accelerator.is_available():
+        pytest.skip("this machine has an accelerator")
+    with pytest.raises(DeviceError, match=f"choosing the device {wanted}") as caught:
+        Detector.load(bundle, ModelSettings(device=wanted))
+    assert "model.device" in caught.value.hint
+
+
+def test_an_unknown_device_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(DeviceError, match="no such kind of device"):
+        Detector.load(bundle, ModelSettings(device="gpu"))
+
+
+def test_a_path_without_a_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError):
+        Detector.load(tmp_path, PLAIN)
+
+
+def test_the_chosen_precision_agrees_with_float32(bundle: Bundle) -> None:
+    chosen = Detector.load(bundle, ModelSettings(device="cpu", threads=1))
+    crops = probe_crops(16, SIDE, seed=8)
+    difference = np.abs(chosen.score(crops) - Detector.load(bundle, PLAIN).score(crops)).max()
+    assert chosen.device.precision_max_difference <= 0.02
+    assert difference <= 0.05
+
+
+def test_a_precision_that_disagrees_is_not_taken(tmp_path: Path) -> None:
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no bfloat16")
+    sharp = seeded_bundle(tmp_path / "seed", example_bundle())
+    state = load_network(sharp).state_dict()
+    # So steep that bfloat16's rounding moves a score from one end to the other.
+    state["classifier.weight"] *= 3000.0
+    state["classifier.bias"] *= 3000.0
+    sharp = write_bundle(tmp_path / "bundle", sharp, state)
+    detector = Detector.load(sharp, ModelSettings(device="cpu", threads=1))
+    assert detector.device.precision == "float32"
+    assert "bfloat16" in detector.device.crops_per_s
+    forced = Detector.load(sharp, ModelSettings(device="cpu", threads=1, precision="bfloat16"))
+    assert forced.device.precision == "bfloat16"
+    assert forced.device.precision_max_difference > 0.02
+
+
+def test_scores_that_are_not_finite_are_never_returned(tmp_path: Path, bundle: Bundle) -> None:
+    state = load_network(bundle).state_dict()
+    state["classifier.weight"].fill_(3e38)  # finite, and so large that every product overflows
+    broken = write_bundle(tmp_path / "bundle", bundle, state)
+    with pytest.raises(ModelError, match="not finite"):
+        Detector.load(broken, PLAIN)
+
+
+def test_a_score_that_turns_nan_later_is_an_error(bundle: Bundle) -> None:
+    detector = Detector.load(bundle, PLAIN)
+    with torch.no_grad():
+        detector._engine.network.get_submodule("classifier").weight.fill_(float("nan"))
+    with pytest.raises(ModelError, match="3 of 3 scores are not finite"):
+        detector.score(probe_crops(3, SIDE))
+
+
+class Exhausted(torch.nn.Module):
+    """A network on a device with room for so many crops and no more."""
+
+    def __init__(self, network: torch.nn.Module, room: int) -> None:
+        super().__init__()
+        self.network, self.room = network, room
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.network(x)
+
+
+def test_batches_are_halved_when_memory_runs_out(bundle: Bundle) -> None:
+    detector = Detector.load(bundle, PLAIN)
+    crops = probe_crops(9, SIDE)
+    expected = detector.score(crops)
+    detector._engine.network = Exhausted(detector._engine.network, room=2)
+    np.testing.assert_allclose(detector.score(crops), expected, rtol=0, atol=1e-5)
+    assert detector.device.batch_size == 2
+    detector._engine.network.room = 0
+    with pytest.raises(DeviceError, match="does not suffice for one crop") as caught:
+        detector.score(crops)
+    assert caught.value.retryable
+
+
+def test_a_measurement_is_kept_for_the_next_start(tmp_path: Path, bundle: Bundle) -> None:
+    settings = ModelSettings(device="cpu", threads=1)
+    first = Detector.load(bundle, settings, cache_dir=tmp_path / "cache")
+    second = Detector.load(bundle, settings, cache_dir=tmp_path / "cache")
+    assert (first.device.measured, second.device.measured) == ("now", "earlier")
+    assert dataclasses.replace(second.device, measured="now") == first.device
+    crops = probe_crops(4, SIDE)
+    assert np.array_equal(first.score(crops), second.score(crops))
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    other = Detector.load(bundle, dataclasses.replace(settings, batch_size=4), cache_dir=tmp_path / "cache")
+    assert (other.device.measured, other.device.batch_size) == ("now", 4)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"precision": "float8", "batch_size": 8}', '{"batch_size": 1e9}'])
+def test_a_spoilt_measurement_is_taken_again(tmp_path: Path, bundle: Bundle, content: str) -> None:
+    Detector.load(bundle, PLAIN, cache_dir=tmp_path)
+    (kept,) = tmp_path.iterdir()
+    kept.write_text(content)
+    assert Detector.load(bundle, PLAIN, cache_dir=tmp_path).device.measured == "now"
+    assert Detector.load(bundle, PLAIN, cache_dir=tmp_path).device.measured == "earlier"
+
+
+def test_a_cache_folder_that_cannot_be_made_costs_nothing_else(tmp_path: Path, bundle: Bundle) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert Detector.load(bundle, PLAIN, cache_dir=tmp_path / "file" / "cache").device.measured == "now"
