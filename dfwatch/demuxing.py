@@ -1,21 +1,18 @@
-"""In the reader child: open a container by its descriptor, find the video stream, and learn where its frames are."""
+"""In the reader child: open a container by its descriptor and find the video stream."""
 
 from __future__ import annotations
 
 import errno
 import os
-from bisect import bisect_left
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import av
-from av.stream import Disposition
+from av.stream import Discard, Disposition
 
 from dfwatch.containers import declared_length
 from dfwatch.encryption import is_encrypted_isobmff
 from dfwatch.errors import RefusedError, UndecodableError
 from dfwatch.reasons import Reason
-from dfwatch.sampling import FrameIndex, ListedFrames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,17 +20,9 @@ if TYPE_CHECKING:
     from dfwatch.config import ReaderSettings
 
 IO_BUFFER_BYTES = 64 * 1024
-# Demuxing a file of this size takes less time than decoding a few frames of it.
-DEMUX_LIMIT_BYTES = 64 * 1024 * 1024
-# More packets than this are counted, but only their key frames are remembered.
-LISTED_PACKETS = 1_000_000
-# No codec shows its first frame later than this many packets.
-REORDERED_PACKETS = 17
+_UNKNOWN_FRAME_S = 0.04
 STILL_FORMATS = frozenset({"jpeg_pipe", "png_pipe", "webp_pipe", "image2"})
 _NOT_MOVING = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-# Formats whose header lists every frame; of the others only key frames may be listed, or nothing.
-_LISTS_ALL = ("mov", "avi", "mxf")
-_LISTS_KEYS = ("matroska", "flv")
 
 
 class DescriptorFile:
@@ -203,199 +192,106 @@ def choose_stream(container: av.container.InputContainer) -> av.VideoStream:
     return max(decodable, key=rank)
 
 
-class EntryIndex:
-    """The demuxer's own list of frames (in order of decoding times), looked into without copying it.
-
-    It reads the demuxer's memory, so it must not be used once the container is closed.
+class Source:
+    """An open media file: its container and the video stream that is sampled.
 
     Args:
-        stream: A stream whose index is complete.
-        duration_s: Playing time that the container states; used to tell the last frame's duration.
+        fd: Descriptor of a regular file; stays the caller's, its position is not moved.
+        settings: Limits and allowed formats.
+
+    Raises:
+        RefusedError: Kind of file, format, codec or a limit.
+        UndecodableError: The header is damaged.
     """
 
-    def __init__(self, stream: av.VideoStream, duration_s: float) -> None:
-        self._entries = stream.index_entries
-        # Frames outside the edit list are decoded but never shown.
-        shown = range(len(self._entries))
-        while len(shown) > 1 and self._entries[shown[-1]].is_discard:
-            shown = shown[:-1]
-        while len(shown) > 1 and self._entries[shown[0]].is_discard:
-            shown = shown[1:]
-        self._offset, self._length = shown.start, len(shown)
-        self._unit_s = float(stream.time_base or 1)
-        self._first = self._entry(0).timestamp
-        last_s = self.time_s(self._length - 1)
-        step = last_s / (self._length - 1) if self._length > 1 else duration_s
-        # A statement that fits tells more than the list: it knows the last frame's duration and the edit list.
-        fits = last_s - 2 * step <= duration_s <= last_s + 20 * step + 1
-        self.duration_s = duration_s if fits and duration_s > 0 else last_s + step
+    def __init__(self, fd: int, settings: ReaderSettings) -> None:
+        self._fd = fd
+        self._settings = settings
+        self._open()
 
-    def _entry(self, position: int) -> av.index.IndexEntry:
-        return self._entries[self._offset + position]
+    def _open(self) -> None:
+        self.file = DescriptorFile(self._fd)
+        self.container = open_container(self.file, self._settings)
+        try:
+            self.stream = choose_stream(self.container)
+            self._check_encryption()
+            self.check_size(self.stream.codec_context.width, self.stream.codec_context.height)
+            for other in self.container.streams:
+                if other.index != self.stream.index:
+                    other.discard = Discard.all
+        except BaseException:
+            self.close()
+            raise
 
-    def time_s(self, position: int) -> float:
-        """Decoding time of a frame, from the first one."""
-        return float((self._entry(position).timestamp - self._first) * self._unit_s)
+    def __enter__(self) -> Self:
+        return self
 
-    def position(self, time_s: float) -> int:
-        """How many frames are earlier."""
-        if time_s == float("inf"):
-            return self._length
-        return bisect_left(range(self._length), time_s - 1e-9, key=self.time_s)
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def count(self, start_s: float, end_s: float) -> int:
-        """As ``FrameIndex.count``, by decoding times."""
-        return self.position(end_s) - self.position(start_s)
+    def close(self) -> None:
+        """Give the memory back."""
+        self.container.close()
 
-    def key_nearest(self, start_s: float, middle_s: float, end_s: float) -> float | None:
-        """As ``FrameIndex.key_nearest``."""
-        first, middle, last = self.position(start_s), self.position(middle_s), self.position(end_s)
-        for distance in range(max(middle - first, last - middle) + 1):
-            for position in (middle - distance, middle + distance):
-                if first <= position < last and self._entry(position).is_keyframe:
-                    return self.time_s(position)
-        return None
+    def reopen(self) -> None:
+        """Back to the first packet: many demuxers cannot seek there once they have read on, opening anew works."""
+        self.close()
+        self._open()
 
-    def key_before(self, time_s: float) -> float:
-        """As ``FrameIndex.key_before``."""
-        position = min(self.position(time_s + 2e-9), self._length) - 1
-        while position > 0 and not self._entry(position).is_keyframe:
-            position -= 1
-        return self.time_s(max(position, 0))
+    @property
+    def is_still(self) -> bool:
+        """Whether the file is a picture."""
+        return self.container.format.name in STILL_FORMATS
 
-    def end_inside(self, size_bytes: int) -> float:
-        """Time up to which the frames' bytes lie within a file of this size."""
+    @property
+    def codec(self) -> str:
+        """The codec's usual name (``h264``, ``av1``)."""
+        return str(self.stream.codec_context.codec.canonical_name)
 
-        def lies_outside(position: int) -> bool:
-            entry = self._entry(position)
-            return bool(entry.pos + entry.size > size_bytes)
+    @property
+    def frame_s(self) -> float:
+        """Usual duration of a frame, in seconds."""
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        return 1 / float(rate) if rate else _UNKNOWN_FRAME_S
 
-        # Offsets grow with time but for interleaving that no half-copied file depends on.
-        inside = bisect_left(range(self._length), True, key=lies_outside)  # noqa: FBT003 - the value sought
-        return self.duration_s if inside == self._length else self.time_s(inside)
+    def _check_encryption(self) -> None:
+        tag = self.stream.codec_context.codec_tag.lower()
+        is_isobmff = self.container.format.name.startswith("mov")
+        if (
+            tag == "encv"
+            or "enc_key_id" in self.stream.metadata
+            or (is_isobmff and is_encrypted_isobmff(self.file.read_at, self.file.size_bytes))
+        ):
+            raise RefusedError("opening", "", "its pictures are encrypted", reason=Reason.ENCRYPTED)
 
+    def check_size(self, width: int, height: int) -> None:
+        """Refuse a picture that is too large or too small; 0 is a size not known yet.
 
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """What is known of the frames before decoding any.
-
-    Attributes:
-        index: Where the frames are; None when only a seek will tell.
-        first_pts: Time stamp of the first frame, in the stream's unit; None when unknown.
-        duration_s: Playing time by the best evidence; None when nothing tells.
-        present_s: Playing time whose bytes are in the file; None when unknown.
-        stated_s: Playing time that the header states; None where it states none.
-        packets: Number of packets if they were counted.
-        moved: Whether packets were read, so that the container is no longer at its start.
-    """
-
-    index: FrameIndex | None
-    first_pts: int | None
-    duration_s: float | None
-    present_s: float | None
-    stated_s: float | None
-    packets: int | None = None
-    moved: bool = False
-
-
-def survey(container: av.container.InputContainer, stream: av.VideoStream, file: DescriptorFile) -> Survey:
-    """Find out where the frames are, as cheaply as the container allows."""
-    stated = _stated_duration(container, stream)
-    name = container.format.name
-    entries = len(stream.index_entries)
-    if name.startswith(_LISTS_ALL) and entries > 1 and stream.frames and entries >= 0.5 * stream.frames:
-        index = EntryIndex(stream, stated or 0.0)
-        return Survey(index, _start(stream), index.duration_s, index.end_inside(file.size_bytes), stated)
-    if file.size_bytes > DEMUX_LIMIT_BYTES and stated:
-        keys = _listed_keys(container, stream, stated) if any(part in name for part in _LISTS_KEYS) else None
-        return Survey(keys, _start(stream), stated, None, stated, moved=True)
-    return _demux_all(container, stream, stated)
+        Raises:
+            RefusedError: It is.
+        """
+        limits = self._settings
+        if width * height > limits.max_pixels:
+            raise RefusedError(
+                "reading",
+                "",
+                f"{width}x{height} pixels are more than the {limits.max_pixels} allowed",
+                reason=Reason.TOO_MANY_PIXELS,
+                hint="see reader.max_pixels in the configuration",
+            )
+        if 0 < min(width, height) < limits.min_side_px:
+            raise RefusedError(
+                "reading",
+                "",
+                f"{width}x{height} pixels: a side is shorter than {limits.min_side_px}",
+                reason=Reason.TOO_SMALL,
+                hint="see reader.min_side_px in the configuration",
+            )
 
 
-def _start(stream: av.VideoStream) -> int | None:
-    return stream.start_time
-
-
-def first_stamp(container: av.container.InputContainer, stream: av.VideoStream) -> int | None:
-    """Time stamp of the frame that is shown first; reads the first packets to learn it."""
-    packets = zip(packets_of(container, stream), range(REORDERED_PACKETS), strict=False)
-    stamps = [packet.pts for packet, _ in packets if packet.pts is not None]
-    return min(stamps, default=_start(stream))
-
-
-def _stated_duration(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
-    candidates = []
-    if stream.duration and stream.time_base:
-        candidates.append(float(stream.duration * stream.time_base))
-    elif (tag := _tagged_duration(stream.metadata.get("DURATION", ""))) is not None:
-        candidates.append(tag)
-    elif container.duration:
-        candidates.append(container.duration / av.time_base)
-    return next((value for value in candidates if 0 < value < 1e9), None)
-
-
-def _tagged_duration(text: str) -> float | None:
-    """Matroska's statistics tag, ``00:01:02.345000000``."""
-    try:
-        hours, minutes, seconds = text.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    except ValueError:
-        return None
-
-
-def _listed_keys(
-    container: av.container.InputContainer, stream: av.VideoStream, duration_s: float
-) -> ListedFrames | None:
-    """Key frames of Matroska's cues or FLV's key frame table, which some demuxers read only when asked to seek."""
-    unit_s = float(stream.time_base or 1)
-    try:
-        container.seek(int(duration_s / 2 / unit_s), stream=stream)
-    except av.FFmpegError:
-        return None
-    start = stream.start_time or 0
-    times = sorted({(entry.timestamp - start) * unit_s for entry in stream.index_entries if entry.is_keyframe})
-    times = [time for time in times if 0 <= time <= duration_s]
-    # A list that ends early says nothing of the rest.
-    if len(times) < 2 or times[-1] < 0.8 * duration_s:
-        return None
-    rate = float(stream.average_rate or stream.guessed_rate or 25)
-    return ListedFrames((), times, duration_s, min(rate, 240.0))
-
-
-def _demux_all(container: av.container.InputContainer, stream: av.VideoStream, stated: float | None) -> Survey:
-    unit_s = float(stream.time_base or 1)
-    stamps: list[int] = []
-    keys: list[int] = []
-    packets = 0
-    last_duration = 0
-    for packet in packets_of(container, stream):
-        stamp = packet.pts if packet.pts is not None else packet.dts
-        packets += 1
-        if stamp is None or packet.is_discard:
-            continue
-        if packets <= LISTED_PACKETS:
-            stamps.append(stamp)
-        if packet.is_keyframe:
-            keys.append(stamp)
-        if packet.duration:
-            last_duration = packet.duration
-    if not stamps:
-        return Survey(None, _start(stream), stated, 0.0 if packets == 0 else None, stated, packets, moved=True)
-    stamps.sort()
-    first = stamps[0]
-    times = [(stamp - first) * unit_s for stamp in stamps]
-    step = last_duration * unit_s or (times[-1] / (len(times) - 1) if len(times) > 1 else 0.0)
-    end = max(times[-1] + max(step, unit_s), unit_s)
-    key_times = sorted((stamp - first) * unit_s for stamp in keys)
-    if packets > LISTED_PACKETS:
-        end = max(end, key_times[-1] if key_times else 0.0)
-        return Survey(ListedFrames((), key_times, end, len(times) / end), first, end, end, stated, packets, moved=True)
-    return Survey(ListedFrames(times, key_times, end), first, end, end, stated, packets, moved=True)
-
-
-def packets_of(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet[av.VideoStream]]:
+def packets_of(source: Source) -> Iterator[av.Packet[av.VideoStream]]:
     """The stream's packets from here on, until the file ends or the demuxer gives up; no flush packet."""
-    packets = container.demux(stream)
+    packets = source.container.demux(source.stream)
     while True:
         try:
             packet = next(packets, None)

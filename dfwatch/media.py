@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dfwatch.config import FaceSettings, ReaderSettings
-    from dfwatch.demuxing import DescriptorFile, Survey
+    from dfwatch.decoding import Tally
+    from dfwatch.demuxing import DescriptorFile
     from dfwatch.faces import FaceFinder
+    from dfwatch.frame_index import Survey
     from dfwatch.pictures import Picture
     from dfwatch.reading import CropSpec
     from dfwatch.sampling import Plan
-    from dfwatch.video import Tally
 
 DECODER = f"PyAV {av.__version__}, FFmpeg libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
 
@@ -213,7 +214,7 @@ class MediaReader:
         cause = f"{len(harvest.frames)} of {expected} frames could be decoded"
         duration = found.duration_s or 0.0
         reached = harvest.frames[-1].time_s + 2 * duration / expected
-        if reached < least * duration and (extent.is_cut or not video.faults):
+        if reached < least * duration and (extent.is_cut or not video.tally.faults):
             raise _truncated(cause)
         raise UndecodableError("decoding", "", cause, reason=Reason.CORRUPT, hint="send the file again")
 
@@ -260,7 +261,7 @@ def _warnings(video: Video, found: Survey, extent: Extent) -> tuple[str, ...]:
         warnings.append(f"the header states {stated:.1f} s, the frames cover {duration:.1f} s")
     if video.mirrored:
         warnings.append("the picture was mirrored, as the container asks for")
-    if video.faults:
+    if video.tally.faults:
         tally = video.tally
         warnings.append(f"the decoder refused {tally.errors} packets and called {tally.corrupt} frames damaged")
     return tuple(warnings)

@@ -1,0 +1,363 @@
+"""In the reader child: carry out a plan, decoding no more than it asks for, one frame in hand at a time."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import av
+
+from dfwatch.demuxing import packets_of
+from dfwatch.pictures import Converter, Orientation, VideoPicture, orientation_of, pixel_aspect_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dfwatch.config import ReaderSettings
+    from dfwatch.demuxing import Source
+    from dfwatch.sampling import Pick, Plan
+
+    VideoPacket = av.Packet[av.VideoStream]
+
+# Time stamps are exact; this only covers the rounding of their division into seconds.
+_SLACK_S = 1e-5
+_PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE; 0 is unknown, the others are interlaced
+# How much earlier to seek, in seconds, when a seek ended too late: some containers seek by guessing.
+_BACK_OFF_S = (0.0, 1.0, 8.0, 64.0)
+
+
+class Taken(NamedTuple):
+    """One sampled frame."""
+
+    pick: Pick
+    time_s: float
+    picture: VideoPicture
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was met on the way.
+
+    Attributes:
+        errors: Packets that the decoder refused.
+        corrupt: Frames that the decoder itself called damaged; they are not used.
+        not_due: Slices that proved to hold no frame at all, so that none was due.
+        interlaced: Whether a sampled frame was interlaced.
+        transfer: The transfer characteristic of the last sampled frame, as FFmpeg numbers it.
+    """
+
+    errors: int = 0
+    corrupt: int = 0
+    not_due: int = 0
+    interlaced: bool = False
+    transfer: int = 0
+
+    @property
+    def faults(self) -> int:
+        """Packets refused and frames damaged."""
+        return self.errors + self.corrupt
+
+
+class Sampler:
+    """Takes the frames of one plan.
+
+    Args:
+        source: The open file, at its start.
+        settings: Limits and threads.
+        plan: What to take.
+        first_pts: Time stamp of the frame that is shown first; None: that of the first frame decoded.
+
+    Attributes:
+        strategy: How the frames were reached in fact.
+        tally: What was met on the way.
+        orientation: How frames become upright; None before the first one.
+        pixel_aspect: Width of a pixel over its height.
+    """
+
+    def __init__(self, source: Source, settings: ReaderSettings, plan: Plan, first_pts: int | None) -> None:
+        self._source = source
+        self._settings = settings
+        self._plan = plan
+        self._first_pts = first_pts
+        self._converter = Converter()
+        self._pending: deque[av.VideoFrame] = deque()
+        self._packets: Iterator[VideoPacket] | None = None
+        self._last_time_s: float | None = None
+        self._position_lost = False
+        self._keys_lie = False
+        self.strategy = plan.strategy
+        self.tally = Tally()
+        self.orientation: Orientation | None = None
+        self.pixel_aspect = 1.0
+
+    def sample(self) -> Iterator[Taken]:
+        """The planned frames that could be decoded, in order of time.
+
+        A damaged frame is passed over for the next good one of its slice. Where the container calls every frame a key
+        frame, the rest is read straight through.
+
+        Raises:
+            RefusedError: A frame has more pixels than its header said and than are allowed.
+        """
+        self._configure()
+        if self._plan.hops:
+            yield from self._hop_all(self._plan.picks)
+        else:
+            yield from self._through(deque(self._plan.picks))
+
+    def _configure(self) -> None:
+        context = self._source.stream.codec_context
+        threads = self._settings.decoder_threads or 1
+        context.options = {"max_pixels": str(self._settings.max_pixels)}
+        context.thread_count = threads
+        # Frame threads delay every frame, which costs most when frames are fetched one by one.
+        rolls = not self._plan.hops or any(not pick.is_key for pick in self._plan.picks)
+        context.thread_type = "FRAME" if rolls and threads > 1 else "SLICE"
+        if self._plan.reference_only:
+            context.skip_frame = "NONREF"
+
+    # Reading straight through
+
+    def _through(self, picks: deque[Pick]) -> Iterator[Taken]:
+        best: tuple[float, av.VideoFrame] | None = None
+        faults = self.tally.faults
+        for frame in self._frames():
+            if not self._usable(frame):
+                continue
+            time_s = self._frame_time(frame)
+            while picks and time_s >= picks[0].end_s - _SLACK_S:
+                pick = picks.popleft()
+                if best is not None:
+                    yield self._take(pick, *best)
+                    best = None
+                elif self.tally.faults == faults:
+                    self.tally.not_due += 1
+                faults = self.tally.faults
+            if not picks:
+                return
+            if time_s < picks[0].start_s - _SLACK_S:
+                continue
+            best = (time_s, frame)
+            if time_s >= picks[0].target_s - _SLACK_S:
+                yield self._take(picks.popleft(), *best)
+                best = None
+                if not picks:
+                    return
+        if picks and best is not None:
+            yield self._take(picks.popleft(), *best)
+
+    # Hopping from slice to slice
+
+    def _hop_all(self, picks: Sequence[Pick]) -> Iterator[Taken]:
+        landed = False
+        barren: Pick | None = None
+        for number, pick in enumerate(picks):
+            last = number + 1 == len(picks)
+            taken = self._hop(pick, alone=last or picks[number + 1].key_s is not None)
+            if taken is not None:
+                landed = landed or bool(pick.key_s)
+                barren = None
+                if not pick.is_key and self.strategy == "keyframes":
+                    self.strategy = "seek"
+                yield taken
+                continue
+            # Two seeks in a row that gave nothing, and none before that did: not damage but false key frames.
+            if self._keys_lie or (barren is not None and not landed):
+                rest = picks[picks.index(barren) if barren is not None else number :]
+                self.strategy = "exact" if self.strategy == "exact" else "sequential"
+                self._seek_start()
+                yield from self._through(deque(rest))
+                return
+            barren = barren or pick
+            # A pick that wanted to go on from here has to seek itself.
+            self._position_lost = True
+
+    def _hop(self, pick: Pick, *, alone: bool) -> Taken | None:
+        """The frame of one pick; ``alone``: the next pick seeks too, so nothing need be kept in the decoder."""
+        key_s = pick.target_s if pick.key_s is None and self._position_lost else pick.key_s
+        if key_s is None:
+            return self._roll(pick)
+        self._position_lost = False
+        if pick.is_key:
+            packet = self._seek_key_in(pick)
+            if packet is not None:
+                if not alone:
+                    self._pending.extend(self._decode(packet))
+                    return self._roll(pick)
+                taken = self._lone_key(pick, packet)
+                if taken is not None or self._keys_lie:
+                    return taken
+            # No key frame where one should be, or a damaged one: any frame of the slice will do.
+            pick = replace(pick, target_s=pick.start_s)
+        packet = self._seek_key_before(min(key_s, pick.target_s), pick.end_s)
+        if packet is None:
+            return None
+        self._pending.extend(self._decode(packet))
+        return self._roll(pick)
+
+    def _seek_key_in(self, pick: Pick) -> VideoPacket | None:
+        """The first key frame at or after the pick's and within its slice; the packets before it are not decoded."""
+        tolerance = 0.45 * self._source.frame_s
+        if not self._seek(pick.target_s + tolerance):
+            return None
+        for packet, time_s in self._timed_packets():
+            if time_s is not None and time_s >= pick.end_s:
+                return None
+            if packet.is_keyframe and (time_s is None or time_s >= pick.target_s - tolerance):
+                return packet
+        return None
+
+    def _seek_key_before(self, time_s: float, end_s: float) -> VideoPacket | None:
+        """A key frame at or before a time, or else the first one before ``end_s``."""
+        tolerance = 0.45 * self._source.frame_s
+        for back_s in _BACK_OFF_S:
+            start_s = time_s - back_s
+            if not self._seek(start_s + tolerance):
+                return None
+            for packet, found_s in self._timed_packets():
+                if found_s is not None and found_s >= end_s:
+                    break
+                if not packet.is_keyframe:
+                    continue
+                if found_s is None or found_s <= time_s + tolerance or start_s <= 0 or back_s == _BACK_OFF_S[-1]:
+                    return packet
+                break
+            if start_s <= 0:
+                return None
+        return None
+
+    def _seek(self, time_s: float) -> bool:
+        if time_s <= self._source.frame_s:
+            # Some demuxers cannot find their own first packet again.
+            return self._seek_start()
+        stream = self._source.stream
+        stamp = (self._first_pts or 0) + math.floor(time_s / float(stream.time_base or 1))
+        self._forget_position()
+        try:
+            self._source.container.seek(stamp, stream=stream)
+        except MemoryError:
+            raise
+        except av.FFmpegError:
+            return False
+        self._packets = packets_of(self._source)
+        return True
+
+    def _seek_start(self) -> bool:
+        if self._packets is not None:
+            self._source.reopen()
+            self._configure()
+        self._forget_position()
+        self._packets = packets_of(self._source)
+        return True
+
+    def _forget_position(self) -> None:
+        self._pending.clear()
+        self._packets = None
+        self._last_time_s = None
+
+    def _timed_packets(self) -> Iterator[tuple[VideoPacket, float | None]]:
+        for packet in self._packets or ():
+            yield packet, self._time_of(packet.pts if packet.pts is not None else packet.dts)
+
+    def _lone_key(self, pick: Pick, packet: VideoPacket) -> Taken | None:
+        context = self._source.stream.codec_context
+        frames = self._decode(packet)
+        if not frames and self._packets is not None and int(context.field_order) > _PROGRESSIVE:
+            # The second field of an interlaced frame may travel in a packet of its own.
+            second = next(self._packets, None)
+            if second is not None and not second.is_keyframe:
+                frames += self._decode(second)
+        frames += self._decode(None)
+        context.flush_buffers()
+        for frame in frames:
+            if not self._usable(frame):
+                continue
+            if not frame.key_frame:
+                self._keys_lie = True
+                return None
+            time_s = self._frame_time(frame)
+            if pick.start_s - _SLACK_S <= time_s < pick.end_s:
+                return self._take(pick, time_s, frame)
+        return None
+
+    def _roll(self, pick: Pick) -> Taken | None:
+        """Decode on to the pick's frame."""
+        best: tuple[float, av.VideoFrame] | None = None
+        faults = self.tally.faults
+        for frame in self._frames():
+            if not self._usable(frame):
+                continue
+            time_s = self._frame_time(frame)
+            if time_s >= pick.end_s - _SLACK_S:
+                # It belongs to a later slice.
+                self._pending.appendleft(frame)
+                self.tally.not_due += int(best is None and self.tally.faults == faults)
+                break
+            if time_s < pick.start_s - _SLACK_S:
+                continue
+            best = (time_s, frame)
+            if time_s >= pick.target_s - _SLACK_S:
+                break
+        return None if best is None else self._take(pick, *best)
+
+    # Packets into frames
+
+    def _frames(self) -> Iterator[av.VideoFrame]:
+        """Good and damaged frames from the decoder's place on, to the end of the stream."""
+        if self._packets is None:
+            self._packets = packets_of(self._source)
+        at_end = False
+        while True:
+            while self._pending:
+                yield self._pending.popleft()
+            if at_end:
+                return
+            packet = next(self._packets, None)
+            at_end = packet is None
+            self._pending.extend(self._decode(packet))
+
+    def _decode(self, packet: VideoPacket | None) -> list[av.VideoFrame]:
+        try:
+            return self._source.stream.codec_context.decode(packet)
+        except (MemoryError, EOFError) as error:
+            if isinstance(error, MemoryError):
+                raise
+            return []
+        except av.FFmpegError:
+            self.tally.errors += 1
+            return []
+
+    def _usable(self, frame: av.VideoFrame) -> bool:
+        if frame.is_corrupt:
+            self.tally.corrupt += 1
+            return False
+        self._source.check_size(frame.width, frame.height)
+        return True
+
+    def _take(self, pick: Pick, time_s: float, frame: av.VideoFrame) -> Taken:
+        if self.orientation is None:
+            stream = self._source.stream
+            self.orientation = orientation_of(frame)
+            aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+            self.pixel_aspect = pixel_aspect_of(float(aspect) if aspect else None)
+        self.tally.interlaced |= bool(frame.interlaced_frame)
+        self.tally.transfer = int(frame.color_trc)
+        picture = VideoPicture(frame, self.orientation, self.pixel_aspect, self._converter)
+        return Taken(pick, max(0.0, time_s), picture)
+
+    def _time_of(self, stamp: int | None) -> float | None:
+        unit = self._source.stream.time_base
+        if stamp is None or unit is None:
+            return None
+        if self._first_pts is None:
+            self._first_pts = stamp
+        return float((stamp - self._first_pts) * unit)
+
+    def _frame_time(self, frame: av.VideoFrame) -> float:
+        time_s = self._time_of(frame.pts if frame.pts is not None else frame.dts)
+        if time_s is None:
+            time_s = 0.0 if self._last_time_s is None else self._last_time_s + self._source.frame_s
+        self._last_time_s = time_s
+        return time_s

@@ -1,0 +1,216 @@
+"""In the reader child: learn where a video's frames are, without decoding any."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import av
+import numpy as np
+
+from dfwatch.demuxing import packets_of
+from dfwatch.sampling import FrameIndex, ListedFrames
+
+if TYPE_CHECKING:
+    from dfwatch.demuxing import Source
+
+# Demuxing a file of this size takes less time than decoding a few frames of it.
+DEMUX_LIMIT_BYTES = 64 * 1024 * 1024
+# More packets than this are counted, but only their key frames are remembered.
+LISTED_PACKETS = 1_000_000
+# No codec shows its first frame later than this many packets.
+REORDERED_PACKETS = 17
+# Formats whose header lists every frame; of the others only key frames may be listed, or nothing.
+MAX_STATED_S = 1e9
+MAX_FRAMES_PER_S = 240.0
+_LISTS_ALL = ("mov", "avi", "mxf")
+_LISTS_KEYS = ("matroska", "flv")
+
+
+class EntryIndex:
+    """The demuxer's own list of frames (in order of decoding times), looked into without copying it.
+
+    It reads the demuxer's memory, so it must not be used once the container is closed.
+
+    Args:
+        stream: A stream whose index is complete.
+        duration_s: Playing time that the container states; used to tell the last frame's duration.
+    """
+
+    def __init__(self, stream: av.VideoStream, duration_s: float) -> None:
+        self._entries = stream.index_entries
+        # Frames outside the edit list are decoded but never shown.
+        shown = range(len(self._entries))
+        while len(shown) > 1 and self._entries[shown[-1]].is_discard:
+            shown = shown[:-1]
+        while len(shown) > 1 and self._entries[shown[0]].is_discard:
+            shown = shown[1:]
+        self._offset, self._length = shown.start, len(shown)
+        self._unit_s = float(stream.time_base or 1)
+        self._first = self._entry(0).timestamp
+        last_s = self.time_s(self._length - 1)
+        step = last_s / (self._length - 1) if self._length > 1 else duration_s
+        # A statement that fits tells more than the list: it knows the last frame's duration and the edit list.
+        fits = last_s - 2 * step <= duration_s <= last_s + 20 * step + 1
+        self.duration_s = duration_s if fits and duration_s > 0 else last_s + step
+
+    def _entry(self, position: int) -> av.index.IndexEntry:
+        return self._entries[self._offset + position]
+
+    def time_s(self, position: int) -> float:
+        """Decoding time of a frame, from the first one."""
+        return float((self._entry(position).timestamp - self._first) * self._unit_s)
+
+    def position(self, time_s: float) -> int:
+        """How many frames are earlier."""
+        if time_s == float("inf"):
+            return self._length
+        return bisect_left(range(self._length), time_s - 1e-9, key=self.time_s)
+
+    def count(self, start_s: float, end_s: float) -> int:
+        """As ``FrameIndex.count``, by decoding times."""
+        return self.position(end_s) - self.position(start_s)
+
+    def key_nearest(self, start_s: float, middle_s: float, end_s: float) -> float | None:
+        """As ``FrameIndex.key_nearest``."""
+        first, middle, last = self.position(start_s), self.position(middle_s), self.position(end_s)
+        for distance in range(max(middle - first, last - middle) + 1):
+            for position in (middle - distance, middle + distance):
+                if first <= position < last and self._entry(position).is_keyframe:
+                    return self.time_s(position)
+        return None
+
+    def key_before(self, time_s: float) -> float:
+        """As ``FrameIndex.key_before``."""
+        position = min(self.position(time_s + 2e-9), self._length) - 1
+        while position > 0 and not self._entry(position).is_keyframe:
+            position -= 1
+        return self.time_s(max(position, 0))
+
+    def end_inside(self, size_bytes: int) -> float:
+        """Time up to which the frames' bytes lie within a file of this size."""
+
+        def lies_outside(position: int) -> bool:
+            entry = self._entry(position)
+            return bool(entry.pos + entry.size > size_bytes)
+
+        # Offsets grow with time but for interleaving that no half-copied file depends on.
+        inside = bisect_left(range(self._length), True, key=lies_outside)  # noqa: FBT003 - the value sought
+        return self.duration_s if inside == self._length else self.time_s(inside)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What is known of the frames before decoding any.
+
+    Attributes:
+        index: Where the frames are; None when only a seek will tell.
+        first_pts: Time stamp of the first frame, in the stream's unit; None when unknown.
+        duration_s: Playing time by the best evidence; None when nothing tells.
+        present_s: Playing time whose bytes are in the file; None when unknown.
+        stated_s: Playing time that the header states; None where it states none.
+        moved: Whether packets were read, so that the container is no longer at its start.
+    """
+
+    index: FrameIndex | None
+    first_pts: int | None
+    duration_s: float | None
+    present_s: float | None
+    stated_s: float | None
+    moved: bool = False
+
+
+def survey(source: Source) -> Survey:
+    """Find out where the frames are, as cheaply as the container allows."""
+    stream, name, size = source.stream, source.container.format.name, source.file.size_bytes
+    stated = _stated_duration(source)
+    entries = len(stream.index_entries)
+    if name.startswith(_LISTS_ALL) and entries > 1 and stream.frames and entries >= 0.5 * stream.frames:
+        if name.startswith("avi"):
+            # AVI lists decoding times; of a stream with B frames the first frame is shown later than time 0.
+            first = _first_stamp(source)
+            source.reopen()
+            stream = source.stream
+        else:
+            first = stream.start_time
+        index = EntryIndex(stream, stated or 0.0)
+        return Survey(index, first, index.duration_s, index.end_inside(size), stated)
+    if size > DEMUX_LIMIT_BYTES and stated:
+        keys = _listed_keys(source, stated) if any(part in name for part in _LISTS_KEYS) else None
+        return Survey(keys, stream.start_time, stated, None, stated, moved=True)
+    return _demux_all(source, stated)
+
+
+def _first_stamp(source: Source) -> int | None:
+    packets = zip(packets_of(source), range(REORDERED_PACKETS), strict=False)
+    stamps = [packet.pts for packet, _ in packets if packet.pts is not None]
+    return min(stamps, default=source.stream.start_time)
+
+
+def _stated_duration(source: Source) -> float | None:
+    stream, whole = source.stream, source.container.duration
+    if stream.duration and stream.time_base:
+        stated = float(stream.duration * stream.time_base)
+    else:
+        stated = _tagged_duration(stream.metadata.get("DURATION", "")) or (whole or 0) / av.time_base
+    return stated if 0 < stated < MAX_STATED_S else None
+
+
+def _tagged_duration(text: str) -> float | None:
+    """Matroska's statistics tag, ``00:01:02.345000000``."""
+    try:
+        hours, minutes, seconds = text.split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return None
+
+
+def _listed_keys(source: Source, duration_s: float) -> ListedFrames | None:
+    """Key frames of Matroska's cues or FLV's key frame table, which some demuxers read only when asked to seek."""
+    stream = source.stream
+    unit_s = float(stream.time_base or 1)
+    try:
+        source.container.seek(int(duration_s / 2 / unit_s), stream=stream)
+    except av.FFmpegError:
+        return None
+    start = stream.start_time or 0
+    times = sorted({(entry.timestamp - start) * unit_s for entry in stream.index_entries if entry.is_keyframe})
+    times = [time for time in times if 0 <= time <= duration_s]
+    # A list that ends early says nothing of the rest.
+    if len(times) < 2 or times[-1] < 0.8 * duration_s:
+        return None
+    return ListedFrames((), times, duration_s, min(1 / source.frame_s, MAX_FRAMES_PER_S))
+
+
+def _demux_all(source: Source, stated: float | None) -> Survey:
+    stream = source.stream
+    unit_s = float(stream.time_base or 1)
+    stamps, keys = array("q"), array("q")
+    packets = 0
+    last_duration, latest = 0, -(1 << 63)
+    for packet in packets_of(source):
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        packets += 1
+        if stamp is None or packet.is_discard:
+            continue
+        if packets <= LISTED_PACKETS:
+            stamps.append(stamp)
+        if packet.is_keyframe:
+            keys.append(stamp)
+        last_duration = packet.duration or last_duration
+        latest = max(latest, stamp)
+    if not stamps:
+        return Survey(None, stream.start_time, stated, 0.0 if packets == 0 else None, stated, moved=True)
+    times = np.sort(np.frombuffer(stamps, np.int64))
+    first = int(times[0])
+    last_s = float(latest - first) * unit_s
+    step = last_duration * unit_s or (last_s / (packets - 1) if packets > 1 else unit_s)
+    end = last_s + max(step, unit_s)
+    key_times = array("d", (np.sort(np.frombuffer(keys, np.int64)) - first) * unit_s) if keys else array("d")
+    if packets > LISTED_PACKETS:
+        index = ListedFrames((), key_times, end, packets / end)
+    else:
+        index = ListedFrames(array("d", (times - first) * unit_s), key_times, end)
+    return Survey(index, first, end, end, stated, moved=True)

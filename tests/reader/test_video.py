@@ -1,0 +1,205 @@
+"""Sampling real files of many codecs and containers: the right frame at the right time, whatever the way to it."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from dfwatch.decoding import Sampler
+from tests.clips import loop_clip, make_clip
+from tests.reader.helpers import read, sample
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FPS = 24
+KINDS: dict[str, dict[str, Any]] = {
+    "h264.mp4": {},
+    "h264-b.mp4": {"b_frames": 3},
+    "h264.mkv": {"b_frames": 2},
+    "h264.mov": {},
+    "h264.ts": {"b_frames": 2},
+    "h264.flv": {},
+    "h264.avi": {},
+    "h264-10.mp4": {"pixel_format": "yuv420p10le"},
+    "h264-422.mp4": {"pixel_format": "yuv422p"},
+    "fragmented.mp4": {"container_options": {"movflags": "frag_keyframe+empty_moov"}},
+    "faststart.mp4": {"container_options": {"movflags": "faststart"}},
+    "hevc.mp4": {"codec": "libx265", "b_frames": 2},
+    "hevc.ts": {"codec": "libx265"},
+    "hevc-10.mkv": {"codec": "libx265", "pixel_format": "yuv420p10le"},
+    "av1.mp4": {"codec": "libsvtav1"},
+    "av1.webm": {"codec": "libsvtav1"},
+    "vp9.webm": {"codec": "libvpx-vp9"},
+    "vp9.mp4": {"codec": "libvpx-vp9"},
+    "vp8.webm": {"codec": "libvpx"},
+    "mpeg4.avi": {"codec": "mpeg4"},
+    "mpeg4-b.avi": {"codec": "mpeg4", "b_frames": 2},
+    "mpeg4.mp4": {"codec": "mpeg4", "b_frames": 1},
+    "mpeg2.mpg": {"codec": "mpeg2video", "b_frames": 2},
+    "mpeg2.ts": {"codec": "mpeg2video"},
+    "mpeg1.mpg": {"codec": "mpeg1video", "options": {"qscale": "3"}},
+    "mjpeg.avi": {"codec": "mjpeg"},
+    "mjpeg.mov": {"codec": "mjpeg"},
+    "prores.mov": {"codec": "prores_ks", "pixel_format": "yuv422p10le"},
+    "wmv.wmv": {"codec": "wmv2", "options": {"qscale": "3"}},
+    "h263.3gp": {"codec": "h263", "size": (352, 288), "options": {"qscale": "3"}},
+    "huge-gop.mp4": {"gop": 1000},
+    "intra.mp4": {"gop": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clips")
+
+
+def clip(folder: Path, name: str, **more: Any) -> Path:
+    path = folder / name
+    return path if path.exists() else make_clip(path, seconds=3, fps=FPS, faces=(), **{**KINDS.get(name, {}), **more})
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("frames", [4, 12])
+@pytest.mark.parametrize("mode", ["planned", "exact"])
+def test_every_frame_is_the_one_that_its_time_says(folder: Path, name: str, frames: int, mode: str) -> None:
+    taken = sample(clip(folder, name), frames=frames, sampling=mode)
+
+    assert [shot.slice_index for shot in taken.shots] == list(range(frames))
+    assert taken.duration_s == pytest.approx(3.0, abs=0.09)
+    step = taken.duration_s / frames
+    for shot in taken.shots:
+        assert shot.number == round(shot.time_s * FPS), name
+        assert shot.time_s * FPS == pytest.approx(shot.number, abs=0.05)
+        assert shot.slice_index * step - 0.002 <= shot.time_s < (shot.slice_index + 1) * step
+        if mode == "exact":
+            middle = (shot.slice_index + 0.5) * step
+            assert middle - 0.002 <= shot.time_s < middle + 1.05 / FPS
+    assert taken.strategy == ("exact" if mode == "exact" else taken.planned)
+
+
+def test_key_frames_are_taken_where_every_slice_has_one(folder: Path) -> None:
+    long = loop_clip(clip(folder, "h264.mp4"), folder / "long.mp4", 20)
+
+    taken = sample(long, frames=20)
+
+    assert taken.strategy == "keyframes"
+    assert all(shot.is_key and shot.number % 12 == 0 for shot in taken.shots)
+
+
+def test_a_short_clip_is_read_straight_through(folder: Path) -> None:
+    assert sample(clip(folder, "huge-gop.mp4"), frames=12).strategy == "sequential"
+
+
+def test_slices_without_a_key_frame_are_rolled_to(folder: Path) -> None:
+    path = make_clip(folder / "sparse.mp4", seconds=12, fps=FPS, gop=48, faces=())
+
+    taken = sample(path, frames=8)
+
+    assert taken.strategy == "seek"
+    assert [shot.number for shot in taken.shots] == [round(shot.time_s * FPS) for shot in taken.shots]
+    assert sum(shot.is_key for shot in taken.shots) >= 4
+
+
+@pytest.mark.parametrize("name", ["h264.mkv", "h264.ts", "vp9.webm", "mpeg2.mpg", "h264.flv", "fragmented.mp4"])
+def test_long_files_without_a_list_of_frames_are_sampled_by_seeking(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfwatch.frame_index.DEMUX_LIMIT_BYTES", 1000)
+    path = clip(folder, name)
+
+    for mode in ("planned", "exact"):
+        taken = sample(path, frames=4, sampling=mode)
+
+        assert [shot.slice_index for shot in taken.shots] == [0, 1, 2, 3], mode
+        assert [shot.number for shot in taken.shots] == [round(shot.time_s * FPS) for shot in taken.shots]
+
+
+def test_the_same_file_gives_the_same_sample(folder: Path) -> None:
+    path = clip(folder, "h264-b.mp4")
+    assert sample(path, frames=7) == sample(path, frames=7)
+
+
+def test_variable_frame_rate_is_sampled_by_time(folder: Path) -> None:
+    # One picture a second at first, then sixty: by frame numbers nearly all would come from the last second.
+    times = [Fraction(0), *(i + Fraction(3, 10) for i in range(1, 9)), *(9 + Fraction(i, 60) for i in range(60))]
+    path = make_clip(folder / "vfr.mp4", times=times, faces=(), gop=4)
+
+    taken = sample(path, frames=10)
+
+    assert [int(shot.time_s) for shot in taken.shots] == list(range(10))
+    assert all(shot.time_s == pytest.approx(float(times[shot.number]), abs=0.001) for shot in taken.shots)
+
+
+def test_slices_in_which_no_frame_begins_are_not_due(folder: Path) -> None:
+    times = [Fraction(0), Fraction(1, 10), Fraction(2, 10), Fraction(9), Fraction(91, 10)]
+    path = make_clip(folder / "gaps.mp4", times=times, faces=())
+
+    reading = read(path, frames=10)
+
+    assert reading.sampling.expected_frames == reading.sampling.decoded == 2
+    assert reading.sampling.failed == 0
+
+
+def test_fewer_frames_than_wanted_are_all_taken(folder: Path) -> None:
+    path = make_clip(folder / "short.mp4", seconds=0.5, fps=12, faces=())
+
+    reading = read(path)
+
+    assert (reading.sampling.requested, reading.sampling.expected_frames, reading.sampling.decoded) == (20, 6, 6)
+    assert "few_frames" in {flag.flag for flag in reading.quality}
+
+
+def test_a_single_frame_is_a_video_too(folder: Path) -> None:
+    path = make_clip(folder / "one.mp4", seconds=0.01, faces=())
+    assert read(path).sampling.decoded == 1
+
+
+def test_frames_falsely_called_key_frames_do_not_mislead(folder: Path) -> None:
+    path = without_sync_table(clip(folder, "huge-gop.mp4"), folder / "no-stss.mp4")
+
+    taken = sample(path, frames=4)
+
+    assert [shot.number for shot in taken.shots] == [round(shot.time_s * FPS) for shot in taken.shots]
+    assert len(taken.shots) == 4
+
+
+def without_sync_table(source: Path, path: Path) -> Path:
+    """A copy whose sync sample table is unreadable, so that every frame counts as a key frame."""
+    data = source.read_bytes()
+    assert data.count(b"stss") == 1
+    path.write_bytes(data.replace(b"stss", b"skip"))
+    return path
+
+
+def test_no_duration_in_the_header(folder: Path) -> None:
+    path = make_clip(
+        folder / "live.webm", codec="libvpx", seconds=3, fps=FPS, faces=(), container_options={"live": "1"}
+    )
+    reading = read(path, frames=6)
+
+    assert reading.sampling.decoded == 6
+    assert reading.video.duration_s == pytest.approx(3.0, abs=0.1)
+
+
+def test_cost_does_not_grow_with_duration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    decode = Sampler._decode
+
+    def counted(self: Sampler, packet: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return decode(self, packet)
+
+    monkeypatch.setattr(Sampler, "_decode", counted)
+    counts = []
+    for times in (10, 400):
+        path = loop_clip(clip(folder, "h264.mp4"), folder / f"{times}.mp4", times)
+        calls = 0
+        sample(path)
+        counts.append(calls)
+
+    # One packet and one flush for each of the 20 frames.
+    assert counts == [40, 40]
