@@ -9,7 +9,9 @@ but set the wake event. The loop:
         wake.clear()
         if watcher.wait_s() <= 0:
             result = watcher.scan(known=..., limit=free_places)
-            for candidate in result.ready: ...
+            for candidate in result.ready:
+                ...  # claim it
+                watcher.forget(candidate.name)
     watcher.stop()
 
 ``health`` may be called from any thread and never waits.
@@ -53,8 +55,8 @@ HINT_DELAY_S = 0.025
 BRISK_S = 0.1
 """Time between scans while something changes, if scanning is cheap."""
 BRISK_FOR_S = 0.6
-"""How long scans stay brisk after a change. watchdog keeps back what follows a file that was moved out (as every claim
-does) for half a second, to find out where it went; the scans see it meanwhile."""
+"""How long scans stay brisk after a change. watchdog keeps back whatever follows a file that was moved out, as every
+claim moves one, for half a second to find out where it went; the scans see it meanwhile."""
 _LEAST_PAUSE_S = 0.03
 _MAX_PROBLEMS = 20
 _MAX_PAUSE_S = 30.0
@@ -143,8 +145,9 @@ class Watcher:
         self._on_event()
 
     def forget(self, name: str) -> None:
-        """Start over with an entry that turned out to have changed, as if it had just appeared."""
+        """Drop what is known of an entry that was claimed or turned out to have changed; it starts anew if it is there."""
         self._tracker.forget(name)
+        self._be_brisk(self._clock.monotonic(), 0.0)
 
     def health(self) -> WatchHealth:
         """How well the watching works, as of the last scan; from any thread."""
@@ -280,6 +283,11 @@ class Watcher:
             next_due_s=None if next_due_s is None else max(0.0, next_due_s - now_s),
         )
 
+    def _be_brisk(self, now_s: float, took_s: float, *, prolong: bool = True) -> None:
+        self._next_scan_s = min(self._next_scan_s, now_s + max(BRISK_S, 20 * took_s))
+        if prolong:
+            self._brisk_until_s = now_s + BRISK_FOR_S
+
     def _open_inbox(self) -> int:
         return os.open(self._inbox, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
@@ -334,10 +342,8 @@ class Watcher:
         # Scanning never takes more than a fifth of the time, however large the inbox and however slow its disk.
         self._not_before_s = ended_s + min(max(_LEAST_PAUSE_S, 4 * took_s), _MAX_PAUSE_S)
         self._next_scan_s = began_s + self._settings.scan_interval_s
-        if changed or result.ready:
-            self._brisk_until_s = ended_s + BRISK_FOR_S
-        if ended_s < self._brisk_until_s:
-            self._next_scan_s = min(self._next_scan_s, ended_s + max(BRISK_S, 20 * took_s))
+        if changed or ended_s < self._brisk_until_s:
+            self._be_brisk(ended_s, took_s, prolong=changed)
         if result.next_due_s is not None:
             self._next_scan_s = min(self._next_scan_s, began_s + result.next_due_s)
         for path, cause in problems.items():

@@ -96,6 +96,7 @@ class Bench:
         self.claimed[candidate.name] = path.read_bytes()
         self.evidence[candidate.name] = candidate.evidence
         path.unlink()
+        self.watcher.forget(candidate.name)
 
     def run(self, finished: Callable[[], bool], within_s: float = DEADLINE_S) -> None:
         """Run the service's loop, claiming what is ready, until ``finished``."""

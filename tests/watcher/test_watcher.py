@@ -317,6 +317,22 @@ def test_the_next_scan_comes_when_a_window_ends_or_at_the_interval_or_after_a_hi
     assert watcher.wait_s() == 10.0
 
 
+def test_scans_are_brisk_after_a_claim_but_not_while_ready_files_only_wait_for_room(
+    make_watcher: Callable[..., Watcher], inbox: Path, clock: FakeClock
+) -> None:
+    watcher = make_watcher(scan_interval_s=10.0)
+    (inbox / "a.mp4").write_bytes(b"x")
+    watcher.scan()
+    clock.advance(QUIET_S)
+    assert watcher.scan().ready
+    clock.advance(1.0)
+    assert watcher.scan().ready
+    assert watcher.wait_s() == 10.0
+    (inbox / "a.mp4").unlink()
+    watcher.forget("a.mp4")
+    assert watcher.wait_s() == pytest.approx(0.1)
+
+
 def test_a_storm_of_hints_does_not_make_a_storm_of_scans(
     make_watcher: Callable[..., Watcher], clock: FakeClock
 ) -> None:
