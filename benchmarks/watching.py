@@ -66,8 +66,7 @@ def latency(folder: str, claimed: str, arrivals: int, **settings: str) -> None:
         for number in range(arrivals):
             time.sleep(random.uniform(0.05, 1.2))
             with open(f"{folder}/{number}.mp4", "wb") as file:
-                for _ in range(4):
-                    file.write(os.urandom(50_000))
+                file.writelines(os.urandom(50_000) for _ in range(4))
             closed_s[f"{number}.mp4"] = time.monotonic()
 
     sender = threading.Thread(target=send)

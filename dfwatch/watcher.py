@@ -145,7 +145,7 @@ class Watcher:
         self._on_event()
 
     def forget(self, name: str) -> None:
-        """Drop what is known of an entry that was claimed or turned out to have changed; it starts anew if it is there."""
+        """Drop what is known of an entry that was claimed or has changed; it starts anew if it is there."""
         self._tracker.forget(name)
         self._be_brisk(self._clock.monotonic(), 0.0)
 
