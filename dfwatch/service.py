@@ -126,7 +126,7 @@ class Service:
             watcher = Watcher(self._layout.inbox, self._settings.watch, self._wake)
             self._heartbeat.register(_WATCHER, _USUAL_ALLOWANCE_S)
             pipeline.start()
-            self._recover(journal, pipeline)
+            self._recover(journal, pipeline, watcher)
             self._kept = journal.kept()
             watcher.start()
             self._announce(scorer)
@@ -210,7 +210,7 @@ class Service:
                     os.replace(path + suffix, aside + suffix)
             return Journal(path)
 
-    def _recover(self, journal: Journal, pipeline: Pipeline) -> None:
+    def _recover(self, journal: Journal, pipeline: Pipeline, watcher: Watcher) -> None:
         jobs = recover(self._layout, journal)
         for row in lost_sources(self._layout, journal):
             if row.state is State.PUBLISHED:
@@ -219,6 +219,7 @@ class Service:
                 _log.warning("a job's file is gone from work/", job=row.id, name=row.dropped.shown)
                 journal.vanished(row.id)
         for job in jobs:
+            self._remove_marker(watcher, job.dropped.relative)
             pipeline.add(job)
         if jobs:
             _log.info("taking up jobs of an earlier run", jobs=len(jobs), alone=sum(job.alone for job in jobs))
