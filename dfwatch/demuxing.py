@@ -213,8 +213,8 @@ class Source:
         self.file = DescriptorFile(self._fd)
         self.container = open_container(self.file, self._settings)
         try:
-            self.stream = choose_stream(self.container)
             self._check_encryption()
+            self.stream = choose_stream(self.container)
             self.check_size(self.stream.codec_context.width, self.stream.codec_context.height)
             for other in self.container.streams:
                 if other.index != self.stream.index:
@@ -255,12 +255,10 @@ class Source:
         return 1 / float(rate) if rate else _UNKNOWN_FRAME_S
 
     def _check_encryption(self) -> None:
-        tag = self.stream.codec_context.codec_tag.lower()
+        # Without its keys FFmpeg knows an encrypted stream's codec sometimes, and its pictures never.
         is_isobmff = self.container.format.name.startswith("mov")
-        if (
-            tag == "encv"
-            or "enc_key_id" in self.stream.metadata
-            or (is_isobmff and is_encrypted_isobmff(self.file.read_at, self.file.size_bytes))
+        if (is_isobmff and is_encrypted_isobmff(self.file.read_at, self.file.size_bytes)) or any(
+            "enc_key_id" in stream.metadata for stream in self.container.streams.video
         ):
             raise RefusedError("opening", "", "its pictures are encrypted", reason=Reason.ENCRYPTED)
 
@@ -297,7 +295,8 @@ def packets_of(source: Source) -> Iterator[av.Packet[av.VideoStream]]:
             packet = next(packets, None)
         except MemoryError:
             raise
-        except av.FFmpegError:
+        except (av.FFmpegError, IndexError):
+            # IndexError: PyAV at the end of a file in which a damaged packet seemed to open another stream.
             return
         if packet is None:
             return

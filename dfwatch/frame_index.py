@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from array import array
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -24,7 +25,9 @@ LISTED_PACKETS = 1_000_000
 REORDERED_PACKETS = 17
 # Formats whose header lists every frame; of the others only key frames may be listed, or nothing.
 MAX_STATED_S = 1e9
+ASF_HEADER_BYTES = 64 * 1024
 MAX_FRAMES_PER_S = 240.0
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _LISTS_ALL = ("mov", "avi", "mxf")
 _LISTS_KEYS = ("matroska", "flv")
 
@@ -111,6 +114,7 @@ class Survey:
         duration_s: Playing time by the best evidence; None when nothing tells.
         present_s: Playing time whose bytes are in the file; None when unknown.
         stated_s: Playing time that the header states; None where it states none.
+        lists_all: Whether the container's own list of frames is there, and whole.
         moved: Whether packets were read, so that the container is no longer at its start.
     """
 
@@ -120,6 +124,7 @@ class Survey:
     present_s: float | None
     stated_s: float | None
     moved: bool = False
+    lists_all: bool = False
 
 
 def survey(source: Source) -> Survey:
@@ -136,7 +141,7 @@ def survey(source: Source) -> Survey:
         else:
             first = stream.start_time
         index = EntryIndex(stream, stated or 0.0)
-        return Survey(index, first, index.duration_s, index.end_inside(size), stated)
+        return Survey(index, first, index.duration_s, index.end_inside(size), stated, lists_all=True)
     if size > DEMUX_LIMIT_BYTES and stated:
         keys = _listed_keys(source, stated) if any(part in name for part in _LISTS_KEYS) else None
         return Survey(keys, stream.start_time, stated, None, stated, moved=True)
@@ -151,11 +156,23 @@ def _first_stamp(source: Source) -> int | None:
 
 def _stated_duration(source: Source) -> float | None:
     stream, whole = source.stream, source.container.duration
+    if source.container.format.name == "asf" and not whole:
+        # FFmpeg states none when the file's size is not the one that its header declares.
+        whole = _asf_duration(source.file.read_at(0, ASF_HEADER_BYTES))
     if stream.duration and stream.time_base:
         stated = float(stream.duration * stream.time_base)
     else:
         stated = _tagged_duration(stream.metadata.get("DURATION", "")) or (whole or 0) / av.time_base
     return stated if 0 < stated < MAX_STATED_S else None
+
+
+def _asf_duration(head: bytes) -> int | None:
+    """Microseconds from the File Properties Object (Advanced Systems Format specification, 3.2)."""
+    at = head.find(_ASF_FILE_PROPERTIES)
+    if at < 0 or at + 88 > len(head):
+        return None
+    play, _, preroll_ms = struct.unpack_from("<QQQ", head, at + 64)
+    return int(max(0, play // 10 - preroll_ms * 1000)) or None
 
 
 def _tagged_duration(text: str) -> float | None:

@@ -18,7 +18,7 @@ from dfwatch.quality import Measured, quality_flags
 from dfwatch.reading import Box, Face, Reading, SampledFrame, Sampling, VideoInfo
 from dfwatch.reasons import Reason
 from dfwatch.scenes import SceneCounter
-from dfwatch.stills import decode_still
+from dfwatch.stills import canvas_of_webp, decode_still
 from dfwatch.tracks import Sighting, describe_look, link
 from dfwatch.video import Video, why_nothing_decoded
 
@@ -71,17 +71,20 @@ class Extent:
     Attributes:
         is_cut: It declares more bytes than there are, or a part that is not there.
         is_whole: It declares a length, and all of it is there.
+        share: Share of the declared bytes that are there; 1 where nothing is declared.
     """
 
     is_cut: bool
     is_whole: bool
+    share: float
 
     @classmethod
     def of(cls, file: DescriptorFile) -> Extent:
         """Look at the outermost structure of a file."""
         declared = declared_length(file.read_at, file.size_bytes)
-        is_cut = bool(declared.missing) or (declared.length_bytes or 0) > file.size_bytes
-        return cls(is_cut, declared.length_bytes is not None and not is_cut)
+        length = declared.length_bytes or file.size_bytes
+        is_cut = bool(declared.missing) or length > file.size_bytes
+        return cls(is_cut, declared.length_bytes is not None and not is_cut, min(1.0, file.size_bytes / length))
 
 
 class MediaReader:
@@ -111,6 +114,7 @@ class MediaReader:
             video = Video(fd, self._reader)
         with video:
             if video.is_still:
+                self._check_still(fd, video)
                 return self._read_still(video, crop, stages)
             with stages.stage("probe"):
                 found = video.survey()
@@ -121,7 +125,7 @@ class MediaReader:
             if not harvest.frames:
                 raise why_nothing_decoded(fd, self._reader)
             expected = max(1, len(plan.picks) - video.tally.not_due)
-            self._check_coverage(video, found, extent, expected, harvest)
+            self._check_coverage(found, expected, harvest)
             return self._reading(
                 video.info(found),
                 harvest,
@@ -166,9 +170,22 @@ class MediaReader:
             sightings.append(Sighting(face, describe_look(cut), scene))
         harvest.sightings.append(sightings)
 
+    def _check_still(self, fd: int, video: Video) -> None:
+        extent = Extent.of(video.file)
+        if extent.is_cut:
+            raise _truncated("the picture's end is missing")
+        if video.info(None).width > 0:
+            return
+        # FFmpeg knows no size: an animation, or a picture that is damaged or too large.
+        canvas = canvas_of_webp(video.file.read_at(0, 64))
+        if canvas is None:
+            raise why_nothing_decoded(fd, self._reader)
+        video.check_size(*canvas)
+
     def _read_still(self, video: Video, crop: CropSpec, stages: _Stages) -> Reading:
         with stages.stage("decode"):
             picture = decode_still(video.file.read_at, video.file.size_bytes)
+            video.check_size(picture.width, picture.height)
         harvest = _Harvest()
         with stages.stage("faces"):
             self._look(picture, 0.0, crop, SceneCounter(), harvest)
@@ -198,23 +215,26 @@ class MediaReader:
         """Refuse a file of which too large a part is missing, before decoding any of it."""
         least = self._reader.min_coverage
         present, duration, stated = found.present_s, found.duration_s, found.stated_s
-        if present is None or not duration:
-            return
-        if present < least * duration:
+        if present is not None and duration and present < least * duration:
             raise _truncated(f"{present:.1f} s of {duration:.1f} s are in the file")
-        # A header may state a wrong length; the file's own structure tells whether it is all there.
-        if stated and present < least * stated and not extent.is_whole:
+        if found.lists_all or extent.is_whole:
+            # A header may state a wrong length; a whole structure, or a whole list of frames, tells more.
+            return
+        if present is not None and stated and present < least * stated:
             raise _truncated(f"{present:.1f} s of the {stated:.1f} s that its header states are in the file")
+        if extent.share < least:
+            raise _truncated(f"{extent.share:.0%} of the bytes that its header declares are in the file")
 
-    def _check_coverage(self, video: Video, found: Survey, extent: Extent, expected: int, harvest: _Harvest) -> None:
+    def _check_coverage(self, found: Survey, expected: int, harvest: _Harvest) -> None:
         """Refuse a file of which too small a part could be decoded."""
         least = self._reader.min_coverage
         if len(harvest.frames) >= least * expected:
             return
-        cause = f"{len(harvest.frames)} of {expected} frames could be decoded"
-        duration = found.duration_s or 0.0
-        reached = harvest.frames[-1].time_s + 2 * duration / expected
-        if reached < least * duration and (extent.is_cut or not video.tally.faults):
+        decoded = len(harvest.frames)
+        cause = f"{decoded} of {expected} frames could be decoded"
+        # Nearly all up to a point and nothing after it: the rest is not there. Holes all over: damage.
+        reached = harvest.frames[-1].time_s / found.duration_s if found.duration_s else 1.0
+        if decoded >= least * (reached * expected - 1):
             raise _truncated(cause)
         raise UndecodableError("decoding", "", cause, reason=Reason.CORRUPT, hint="send the file again")
 

@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_STILL_BYTES = 512 * 1024 * 1024
+_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+
+
+def canvas_of_webp(head: bytes) -> tuple[int, int] | None:
+    """Width and height that an extended WebP states, which is the only place where an animation has them.
+
+    Source: WebP Container Specification, "Extended File Format".
+    """
+    if head[:4] != b"RIFF" or head[8:16] != b"WEBPVP8X" or len(head) < 30:
+        return None
+    return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
 
 
 def decode_still(read_at: Callable[[int, int], bytes], size_bytes: int) -> StillPicture:
@@ -28,9 +39,14 @@ def decode_still(read_at: Callable[[int, int], bytes], size_bytes: int) -> Still
     """
     if size_bytes > MAX_STILL_BYTES:
         raise UndecodableError("decoding", "", f"{size_bytes} bytes are too many for a picture", reason=Reason.CORRUPT)
-    data = np.frombuffer(read_at(0, size_bytes), np.uint8)
+    data = read_at(0, size_bytes)
+    if data[:2] == _JPEG_START and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
+        # The decoder would fill the missing part with grey.
+        raise UndecodableError(
+            "decoding", "", "the picture's end is missing", reason=Reason.TRUNCATED, hint="send the file again"
+        )
     try:
-        bgr = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise UndecodableError("decoding", "", error.err or "not a picture", reason=Reason.CORRUPT) from error
     if bgr is None:

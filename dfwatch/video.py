@@ -102,6 +102,10 @@ class Video:
             still=self.is_still,
         )
 
+    def check_size(self, width: int, height: int) -> None:
+        """As ``Source.check_size``."""
+        self._source.check_size(width, height)
+
     def survey(self) -> Survey:
         """Find out where the frames are.
 
@@ -156,8 +160,10 @@ class Video:
 
 def why_nothing_decoded(fd: int, settings: ReaderSettings) -> RefusedError | UndecodableError:
     """Decode the first packets once more, listening to the decoder's own words, to name the reason."""
-    level = av.logging.get_level()
+    level, skips_repeated = av.logging.get_level(), av.logging.get_skip_repeated()
     av.logging.set_level(av.logging.ERROR)
+    # Or else what was said of the last file would be missing here.
+    av.logging.set_skip_repeated(False)
     try:
         # One thread: a decoder's thread that has words while it is waited for would wait for ever.
         with av.logging.Capture(local=False) as logs, Source(fd, replace(settings, decoder_threads=1)) as source:
@@ -176,6 +182,7 @@ def why_nothing_decoded(fd: int, settings: ReaderSettings) -> RefusedError | Und
         return error
     finally:
         av.logging.set_level(level)
+        av.logging.set_skip_repeated(skips_repeated)
     if "exceeds specified max pixel count" in said:
         return RefusedError("decoding", "", "its frames have more pixels than allowed", reason=Reason.TOO_MANY_PIXELS)
     if any(words in said.lower() for words in ("not implemented", "not supported", "unsupported")):

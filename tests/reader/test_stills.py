@@ -1,0 +1,60 @@
+"""A picture is judged as one upright frame, whatever its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+from dfwatch.errors import RefusedError
+from dfwatch.reasons import Reason
+from tests.clips import make_still, paint
+from tests.reader.helpers import read
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+@pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_orientation_is_applied(tmp_path: Path, name: str, orientation: int) -> None:
+    reading = read(make_still(tmp_path / name, size=(480, 360), exif_orientation=orientation))
+
+    assert (reading.video.width, reading.video.height) == (480, 360)
+    assert reading.video.still
+    assert reading.video.duration_s is None
+    assert reading.video.fps is None
+    assert (reading.sampling.strategy, reading.sampling.expected_frames, reading.sampling.decoded) == ("still", 1, 1)
+    assert [len(track.faces) for track in reading.tracks] == [1]
+    assert reading.decoder.startswith("OpenCV")
+
+
+def test_a_jpeg_under_a_video_name(tmp_path: Path) -> None:
+    reading = read(make_still(tmp_path / "clip.mp4", kind="JPEG"))
+    assert reading.video.still
+    assert reading.video.codec == "mjpeg"
+    assert len(reading.crops) == 1
+
+
+def test_the_crop_is_red_where_the_astronaut_is(tmp_path: Path) -> None:
+    crop = read(make_still(tmp_path / "a.png")).crops[0]
+    red, green, blue = crop[30:70, 30:70].reshape(-1, 3).mean(axis=0)
+    assert red > green > blue
+
+
+def test_of_an_animation_the_first_picture_is_taken(tmp_path: Path) -> None:
+    first, second = (Image.fromarray(paint(number, (320, 240))) for number in (1, 2))
+    path = tmp_path / "a.webp"
+    first.save(path, save_all=True, append_images=[second], duration=100)
+    reading = read(path)
+    assert (reading.video.width, reading.video.height, len(reading.crops)) == (320, 240, 1)
+    with pytest.raises(RefusedError) as caught:
+        read(path, max_pixels=1000)
+    assert caught.value.reason is Reason.TOO_MANY_PIXELS
+
+
+@pytest.mark.parametrize(("mode", "name"), [("L", "a.png"), ("P", "a.png"), ("RGBA", "a.webp"), ("CMYK", "a.jpg")])
+def test_other_colour_models(tmp_path: Path, mode: str, name: str) -> None:
+    Image.fromarray(paint(1, (320, 240))).convert(mode).save(tmp_path / name)
+    assert len(read(tmp_path / name).crops) == 1
