@@ -352,9 +352,11 @@ def write(folder: Path, bundle: Bundle, weights: Mapping[str, Any] | Path) -> Bu
             with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as scratch:
                 fresh = Path(scratch) / WEIGHTS_FILE
                 if isinstance(weights, Mapping):
-                    from safetensors.torch import save_file  # noqa: PLC0415 - the only need of torch here
+                    from safetensors.torch import save  # noqa: PLC0415 - the only need of torch here
 
-                    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}, fresh)
+                    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in weights.items()}
+                    # Not save_file: its files are readable by their owner alone, and the service is another user.
+                    fresh.write_bytes(save(tensors))
                 else:
                     shutil.copyfile(weights, fresh)
                 os.replace(fresh, target)

@@ -143,7 +143,7 @@ def _check_scores(network: nn.Module, bundle: Bundle) -> list[Check]:
     return [
         Check("scores", ok=finite, detail=f"p(fake) of 4 drawn crops: {_numbers([float(p) for p in together])}"),
         Check(
-            "self-consistency",
+            "consistency",
             ok=batch_difference <= SELF_CONSISTENCY and fold_difference <= SELF_CONSISTENCY,
             detail=f"float32 alone against batch {batch_difference:.1g}, folded against plain {fold_difference:.1g}",
         ),

@@ -52,6 +52,8 @@ def test_a_checkpoint_and_its_facts_become_a_bundle_that_runs(tmp_path: Path, ch
     assert (written.thresholds.real, written.thresholds.fake) == (0.1, 0.9)
     assert not written.calibration.calibrated
     assert "Nothing yet" in written.card_text
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "bundle").iterdir()}
+    assert len(set(modes.values())) == 1, modes
     scores = Detector.load(written, PLAIN).score(probe_crops(4, 64))
     assert np.isfinite(scores).all()
     assert all(check.ok for check in verify(tmp_path / "bundle", PLAIN))
@@ -149,7 +151,7 @@ def test_verify_finds_nothing_wrong_with_a_good_bundle(small_bundle: Bundle) -> 
         "files",
         "weights",
         "scores",
-        "self-consistency",
+        "consistency",
         "not constant",
         "device",
     ]
