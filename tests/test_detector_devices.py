@@ -90,7 +90,7 @@ def test_an_error_of_the_device_may_pass_and_one_of_the_cpu_does_not() -> None:
             raise RuntimeError("CUDA error: unspecified launch failure\nmore lines")
 
     for device, kind, retryable in (("cuda:0", DeviceError, True), ("cpu", ModelError, False)):
-        info = DeviceInfo(device, "Pretended", "", "float32", 0.0, 8, True, 1, "torch", 0)  # noqa: FBT003
+        info = DeviceInfo(device, "Pretended", "", "float32", 0.0, 8, True, 1, "torch", 0)
         detector = Detector(example_bundle(), Broken(device), info)
         with pytest.raises(kind, match="unspecified launch failure") as caught:
             detector.score(torch.zeros((1, 64, 64, 3), dtype=torch.uint8).numpy())
