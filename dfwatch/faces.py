@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -28,6 +28,8 @@ YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4
 NMS_THRESHOLD = 0.3
 CANDIDATES = 500
 MAX_BOX_PX = 1e5
+
+Sample = TypeVar("Sample", np.uint8, np.uint16)
 
 
 class Detection(NamedTuple):
@@ -123,8 +125,8 @@ def crop_region(box: Box, spec: CropSpec) -> Box:
     return Box(centre_x - width / 2, centre_y - height / 2, width, height)
 
 
-def cut_region(frame: NDArray[np.uint8], region: Box, size_px: int) -> NDArray[np.uint8]:
-    """Cut ``region`` out of a uint8 (height, width, 3) frame and scale it to (size_px, size_px, 3).
+def cut_region(frame: NDArray[Sample], region: Box, size_px: int) -> NDArray[Sample]:
+    """Cut ``region`` out of a uint8 or uint16 (height, width, 3) frame and scale it to (size_px, size_px, 3).
 
     The region is rounded to whole pixels. What lies outside the frame repeats the frame's edge pixels. Shrinking
     averages over areas (no aliasing), enlarging interpolates linearly.
@@ -146,14 +148,12 @@ def cut_region(frame: NDArray[np.uint8], region: Box, size_px: int) -> NDArray[n
         scaled = (
             round(pads[0] * factor_y), round(pads[1] * factor_y), round(pads[2] * factor_x), round(pads[3] * factor_x),
         )  # fmt: skip
-        patch = np.asarray(cv2.copyMakeBorder(patch, *scaled, cv2.BORDER_REPLICATE), np.uint8)
+        patch = np.asarray(cv2.copyMakeBorder(patch, *scaled, cv2.BORDER_REPLICATE), frame.dtype)
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(patch, (size_px, size_px), interpolation=interpolation), np.uint8)
+    return np.asarray(cv2.resize(patch, (size_px, size_px), interpolation=interpolation), frame.dtype)
 
 
-def _shrink_before_padding(
-    patch: NDArray[np.uint8], pads: tuple[int, int, int, int], size_px: int
-) -> NDArray[np.uint8]:
+def _shrink_before_padding(patch: NDArray[Sample], pads: tuple[int, int, int, int], size_px: int) -> NDArray[Sample]:
     height, width = patch.shape[:2]
     full = max(height + pads[0] + pads[1], width + pads[2] + pads[3])
     limit = 4 * size_px
@@ -161,7 +161,7 @@ def _shrink_before_padding(
         return patch
     factor = limit / full
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return np.asarray(cv2.resize(patch, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(patch, size, interpolation=cv2.INTER_AREA), patch.dtype)
 
 
 def cut_crop(frame_rgb: NDArray[np.uint8], box: Box, spec: CropSpec) -> NDArray[np.uint8]:

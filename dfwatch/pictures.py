@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import av
 import cv2
 import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
+from dfwatch.colours import BT2020, HLG, PQ, to_bt709
 from dfwatch.faces import cut_region
 from dfwatch.reading import Box
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 _PLANAR = frozenset(
     f"yuv{chroma}p{depth}" for chroma in ("420", "422", "444") for depth in ("", "10le", "12le")
 ) | frozenset({"yuvj420p", "yuvj422p", "yuvj444p", "gray"})
-_PQ, _HLG, _BT2020 = 16, 18, 9
 _BT709, _BT470BG, _SMPTE170M, _BT2020_NCL = 1, 5, 6, 9
 _ALIGN = 16
 
@@ -152,15 +152,16 @@ class VideoPicture:
         stored = Box(stored.x / self._aspect, stored.y, stored.width / self._aspect, stored.height)
         patch, left, top = self._converter.part_rgb(self._frame, stored)
         crop = cut_region(patch, Box(stored.x - left, stored.y - top, stored.width, stored.height), size_px)
+        if crop.dtype == np.uint16:
+            crop = to_bt709(crop, int(self._frame.color_trc))
         return self._orientation.apply(crop)
 
 
 class Converter:
     """Turns planes into 8-bit RGB or BGR: colour matrix, range, high dynamic range, interlacing.
 
-    Untagged video is taken as BT.709 from 720 lines on and as BT.601 below, as players do. PQ is brought to BT.709 by
-    swscale's tone mapping. HLG was made to be shown as it is on a BT.2020 display of standard range (ITU-R BT.2390),
-    so only its primaries are converted. Of interlaced frames the first field is kept and its lines interpolated.
+    Untagged video is taken as BT.709 from 720 lines on and as BT.601 below, as players do. Of interlaced frames the
+    first field is kept and its lines interpolated.
     """
 
     def __init__(self) -> None:
@@ -181,35 +182,25 @@ class Converter:
         )
         return _array(converted)
 
-    def part_rgb(self, frame: av.VideoFrame, box: Box) -> tuple[NDArray[np.uint8], int, int]:
-        """RGB pixels of at least the visible part of ``box`` (stored coordinates), and their offset (left, top)."""
+    def part_rgb(self, frame: av.VideoFrame, box: Box) -> tuple[NDArray[Any], int, int]:
+        """RGB pixels of at least the visible part of ``box`` (stored coordinates), and their offset (left, top).
+
+        uint8 of BT.709; or uint16 of wide colours, still to be brought to BT.709 by ``colours.to_bt709``.
+        """
         part, left, top = _cut_planes(frame, box)
-        transfer, primaries = int(frame.color_trc), int(frame.color_primaries)
-        if transfer == _HLG:
-            part.color_trc = ColorTrc.BT709
-        wide = transfer in (_PQ, _HLG) or primaries == _BT2020
-        rgb = _array(self._to_rgb(part, _matrix(frame), to_bt709=wide))
+        wide = is_wide(frame)
+        converted = self._part.reformat(
+            part, format="rgb48le" if wide else "rgb24", src_colorspace=_matrix(frame), threads=1
+        )
+        rgb = _array(converted, np.uint16 if wide else np.uint8)
         if frame.interlaced_frame and rgb.shape[0] >= 4:
-            rgb = np.asarray(
-                cv2.resize(rgb[::2], (rgb.shape[1], rgb.shape[0]), interpolation=cv2.INTER_LINEAR), np.uint8
-            )
+            rgb = np.asarray(cv2.resize(rgb[::2], (rgb.shape[1], rgb.shape[0]), interpolation=cv2.INTER_LINEAR))
         return rgb, left, top
 
-    def _to_rgb(self, frame: av.VideoFrame, matrix: int, *, to_bt709: bool) -> av.VideoFrame:
-        if to_bt709:
-            try:
-                return self._part.reformat(
-                    frame,
-                    format="rgb24",
-                    src_colorspace=matrix,
-                    dst_color_trc=ColorTrc.BT709,
-                    dst_color_primaries=ColorPrimaries.BT709,
-                    threads=1,
-                )
-            except (av.FFmpegError, ValueError):
-                # A tag that swscale does not convert: plain colours are better than none.
-                pass
-        return self._part.reformat(frame, format="rgb24", src_colorspace=matrix, threads=1)
+
+def is_wide(frame: av.VideoFrame) -> bool:
+    """Whether a frame's colours are of a wider kind than BT.709: PQ, HLG or BT.2020 primaries."""
+    return int(frame.color_trc) in {PQ, HLG} or int(frame.color_primaries) == BT2020
 
 
 class StillPicture:
@@ -254,9 +245,9 @@ def _matrix(frame: av.VideoFrame) -> int:
     return Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
 
 
-def _array(frame: av.VideoFrame) -> NDArray[np.uint8]:
+def _array(frame: av.VideoFrame, dtype: type[Any] = np.uint8) -> NDArray[Any]:
     plane = frame.planes[0]
-    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(frame.height, plane.line_size)
+    rows = np.frombuffer(memoryview(plane), dtype).reshape(frame.height, -1)
     return rows[:, : frame.width * 3].reshape(frame.height, frame.width, 3)
 
 
@@ -284,6 +275,5 @@ def _cut_planes(frame: av.VideoFrame, box: Box) -> tuple[av.VideoFrame, int, int
         cut = pixels[y : y + rows, x : x + columns]
         into[: cut.shape[0], : cut.shape[1]] = cut
     part.color_range = ColorRange(int(frame.color_range))
-    part.color_trc, part.color_primaries = frame.color_trc, frame.color_primaries
     part.colorspace = frame.colorspace
     return part, left, top

@@ -139,6 +139,8 @@ class Reader:
             cause, reason = f"no answer within {limit:g} s", Reason.READER_TIMEOUT
             hint = "see reader.time_limit_s in the configuration"
         except (_HungUpError, OSError):
+            if self._closed:
+                raise _closed_error() from None
             cause, reason = child.cause_of_death(self._settings)
             hint = ""
         except ProtocolError as error:
@@ -174,7 +176,7 @@ class Reader:
         self._drop(self._child)
         if kind == "memory":
             limit = self._settings.memory_limit_bytes
-            cause, reason = f"more than the {limit} bytes allowed were needed", Reason.READER_OUT_OF_MEMORY
+            cause, reason = f"it needed more than the {limit} bytes of memory allowed", Reason.READER_OUT_OF_MEMORY
             hint = "see reader.memory_limit_bytes in the configuration"
         raise ReaderCrashError("reading", subject, cause, reason=reason, hint=hint)
 
@@ -186,7 +188,7 @@ class Reader:
         if child is not None:
             return child
         if self._closed:
-            raise ReaderCrashError("reading", "", "the reader is closed", reason=Reason.READER_CRASHED, retryable=True)
+            raise _closed_error()
         options = json.dumps({"reader": asdict(self._settings), "faces": asdict(self._faces)})
         try:
             child = self._starter.submit(_Child, self._module, options).result()
@@ -198,7 +200,7 @@ class Reader:
                 self._child = child
                 return child
         child.kill()
-        raise ReaderCrashError("reading", "", "the reader is closed", reason=Reason.READER_CRASHED, retryable=True)
+        raise _closed_error()
 
     def _drop(self, child: _Child | None) -> None:
         with self._lock:
@@ -206,6 +208,10 @@ class Reader:
                 self._child = None
         if child is not None:
             child.kill()
+
+
+def _closed_error() -> ReaderCrashError:
+    return ReaderCrashError("reading", "", "the reader is closed", reason=Reason.READER_CRASHED)
 
 
 class _Child:
