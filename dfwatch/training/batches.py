@@ -78,9 +78,11 @@ class Pools:
         return frozenset(item.record.group for item in items) | frozenset(self.fakes_of)
 
 
-def open_items(data_root: str, names: Sequence[str], recipe: Recipe, excluded: frozenset[str], split: str) -> list[Item]:
+def open_items(
+    data_root: str, names: Sequence[str], recipe: Recipe, excluded: frozenset[str], split: str
+) -> list[Item]:
     """Return the items of one part of some packs."""
-    found = []
+    found: list[Item] = []
     for name in names:
         pack = Pack(os.path.join(data_root, name))
         part = take(pack.records, split, recipe.data.split, excluded)  # type: ignore[arg-type]
@@ -217,7 +219,7 @@ def _with_landmarks(item: Item) -> tuple[NDArray[np.uint8], NDArray[np.float32]]
         size = (max(8, round(picture.shape[1] * scale)), max(8, round(picture.shape[0] * scale)))
         picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
     height, width = picture.shape[:2]
-    landmarks = np.array(item.record.landmarks, np.float32).reshape(5, 2) * np.float32([width, height])
+    landmarks = np.array(item.record.landmarks, np.float32).reshape(5, 2) * np.array([width, height], np.float32)
     return picture, landmarks
 
 

@@ -28,12 +28,22 @@ _JAW = [
 ]  # fmt: skip
 _BROWS = [(88, 39), (78, 34), (64, 37), (56, 40), (48, 37), (34, 34), (24, 39)]
 _FOREHEAD = [(90, 36), (84, 20), (71, 9), (56, 6), (41, 9), (28, 20), (22, 36)]
-_LOWER = [(24, 80), (29, 94), (37, 104), (47, 111), (56, 113), (65, 111), (75, 104), (83, 94), (88, 80), (66, 66), (46, 66)]
+_LOWER = [
+    (24, 80),
+    (29, 94),
+    (37, 104),
+    (47, 111),
+    (56, 113),
+    (65, 111),
+    (75, 104),
+    (83, 94),
+    (88, 80),
+    (66, 66),
+    (46, 66),
+]
 _EYES = [(22, 54), (24, 38), (34, 33), (56, 39), (78, 33), (88, 38), (90, 54), (74, 63), (62, 74), (50, 74), (38, 63)]
 _MOUTH = [(34, 92), (44, 83), (56, 81), (68, 83), (78, 92), (68, 102), (56, 105), (44, 102)]
-_OUTLINES = tuple(
-    np.array(points, np.float64) for points in (_JAW + _BROWS, _JAW + _FOREHEAD, _LOWER, _EYES, _MOUTH)
-)
+_OUTLINES = tuple(np.array(points, np.float64) for points in (_JAW + _BROWS, _JAW + _FOREHEAD, _LOWER, _EYES, _MOUTH))
 _OUTLINE_SHARES = (0.40, 0.30, 0.12, 0.09, 0.09)
 _STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)
 
@@ -75,7 +85,10 @@ def blend(
 
 
 def align_donor(
-    donor: NDArray[np.uint8], donor_landmarks: NDArray[np.float32], landmarks: NDArray[np.float32], shape: tuple[int, int]
+    donor: NDArray[np.uint8],
+    donor_landmarks: NDArray[np.float32],
+    landmarks: NDArray[np.float32],
+    shape: tuple[int, int],
 ) -> NDArray[np.uint8]:
     """Warp another face so that its landmarks fall on these; the result is a picture of ``shape`` (height, width)."""
     matrix = _fit_affine(donor_landmarks.astype(np.float64), landmarks.astype(np.float64))
@@ -142,7 +155,8 @@ def _move(
     height, width = mask.shape
     scale = float(rng.uniform(0.95, 1.05))
     matrix = cv2.getRotationMatrix2D((width / 2, height / 2), float(rng.uniform(-2, 2)), scale)
-    matrix[:, 2] += rng.uniform(-0.025, 0.025, 2) * (width, height)
+    matrix[0, 2] += float(rng.uniform(-0.025, 0.025)) * width
+    matrix[1, 2] += float(rng.uniform(-0.025, 0.025)) * height
     moved = cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
     return np.asarray(moved, np.uint8), np.asarray(cv2.warpAffine(mask, matrix, (width, height)), np.float32)
 
@@ -157,7 +171,7 @@ def _soften(mask: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
     hard = np.clip(first / peak - float(rng.uniform(0, 0.4)), 0, None)
     hard /= max(float(hard.max()), 1e-6)
     second = cv2.GaussianBlur(hard, (0, 0), max(0.5, side * float(rng.uniform(0.004, 0.03))))
-    # Weights too small to change a byte are cut to zero, so that the mask says truthfully where the pictures may differ.
+    # Weights too small to change a byte are cut to zero: the mask says truthfully where the pictures may differ.
     return np.where(second < 1 / 512, 0, np.clip(second, 0, 1)).astype(np.float32)
 
 
@@ -171,4 +185,4 @@ def _match_colour(
     mine, theirs = changed[inside].astype(np.float32), target[inside].astype(np.float32)
     gain = np.clip((theirs.std(0) + 1) / (mine.std(0) + 1), 0.5, 2.0)
     matched = (changed.astype(np.float32) - mine.mean(0)) * gain + theirs.mean(0)
-    return np.clip(matched, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(matched, 0, 255), np.uint8)

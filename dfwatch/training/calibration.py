@@ -27,9 +27,7 @@ def logit(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.log(clipped) - np.log1p(-clipped), np.float64)
 
 
-def fit_calibration(
-    method: str, labels: NDArray[np.int64], p_fake: NDArray[np.float64], fitted_on: str
-) -> Calibration:
+def fit_calibration(method: str, labels: NDArray[np.int64], p_fake: NDArray[np.float64], fitted_on: str) -> Calibration:
     """Fit ``temperature`` (Guo et al., ICML 2017), ``platt`` (Platt, 1999) or ``none``.
 
     Args:
@@ -94,11 +92,10 @@ def choose_thresholds(
             f"{len(reals)} real and {len(fakes)} fake groups are too few for {false_positive_rate:.1%} false alarms",
             hint="use more held-out groups, or allow more false alarms",
         )
-    fake = _just_above(reals[len(reals) - 1 - allowed])
-    real = min(float(np.quantile(fakes, miss_rate, method="lower")), fake)
-    return Thresholds(
-        real=real, fake=fake, false_positive_rate=float(np.mean(reals >= fake)), chosen_on=chosen_on
-    )
+    # A verdict never contradicts its own probability, however well the held-out groups part.
+    fake = max(0.5, _just_above(reals[len(reals) - 1 - allowed]))
+    real = min(0.5, float(np.quantile(fakes, miss_rate, method="lower")))
+    return Thresholds(real=real, fake=fake, false_positive_rate=float(np.mean(reals >= fake)), chosen_on=chosen_on)
 
 
 def _group_means(

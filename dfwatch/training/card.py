@@ -27,6 +27,8 @@ _SHOWN = (
 def render(bundle: Bundle) -> str:
     """Return the card as Markdown."""
     crop, thresholds, calibration = bundle.crop, bundle.thresholds, bundle.calibration
+    rate = thresholds.false_positive_rate
+    alarms = "" if rate is None else f"; {rate:.2%} of its real groups are called FAKE"
     parts = [
         f"# {bundle.id} {bundle.version}",
         "",
@@ -36,17 +38,18 @@ def render(bundle: Bundle) -> str:
         "",
         "## What it is",
         "",
-        f"- Architecture: {bundle.architecture}, {bundle.input.size_px} px, two outputs ({', '.join(bundle.output.label_order)}).",
-        f"- Crop: YuNet's face box, made square, margin {crop.margin:+.2f} of its longer side on each side, centre moved "
-        f"down by {crop.shift_y:.3f} of it.",
-        f"- Calibration: {calibration.method} {_values(calibration.parameters)}, fitted on {calibration.fitted_on}. It "
-        "assumes that half of what it sees is fake.",
-        f"- Thresholds: REAL at or below {thresholds.real:.4f}, FAKE at or above {thresholds.fake:.4f}, between them "
-        f"INCONCLUSIVE. Chosen on {thresholds.chosen_on}"
-        + (
-            f"; {thresholds.false_positive_rate:.2%} of its real groups are called FAKE."
-            if thresholds.false_positive_rate is not None
-            else "."
+        f"- Architecture: {bundle.architecture}, {bundle.input.size_px} px.",
+        (
+            f"- Crop: YuNet's face box, made square, margin {crop.margin:+.2f} of its longer side on each side, "
+            f"centre moved down by {crop.shift_y:.3f} of it."
+        ),
+        (
+            f"- Calibration: {calibration.method} {_values(calibration.parameters)}, fitted on "
+            f"{calibration.fitted_on}. It assumes that half of what it sees is fake."
+        ),
+        (
+            f"- Thresholds: REAL at or below {thresholds.real:.4f}, FAKE at or above {thresholds.fake:.4f}, between "
+            f"them INCONCLUSIVE. Chosen on {thresholds.chosen_on}{alarms}."
         ),
         f"- Licence: {bundle.licence}",
         "",
@@ -54,10 +57,14 @@ def render(bundle: Bundle) -> str:
         "",
         *(f"- {line}" for line in bundle.training.data),
         "",
-        "Groups (source videos, identities) never cross the split; the hashes of those trained on are in "
-        f"`{bundle.training.groups_file}`, and `dfwatch evaluate` refuses to report on them.",
-        "Who the people in the data are is not known: no figure is broken down by age, sex or skin colour, and none of "
-        "them promises the same accuracy for everybody.",
+        (
+            "Groups (source videos, identities) never cross the split; the hashes of those trained on are in "
+            f"`{bundle.training.groups_file}`, and `dfwatch evaluate` refuses to report on them."
+        ),
+        (
+            "Who the people in the data are is not known: no figure is broken down by age, sex or skin colour, and "
+            "none of them promises the same accuracy for everybody."
+        ),
         "",
         "## Measured",
         "",
@@ -65,7 +72,7 @@ def render(bundle: Bundle) -> str:
         "",
     ]
     for name, measured in bundle.metrics.items():
-        if isinstance(measured, dict):
+        if isinstance(measured, dict) and "all" in measured:
             parts += _measured(name, measured)
     parts += ["## Known failures", "", *(f"- {line}" for line in bundle.known_failures), ""]
     parts += ["## How to make it again", "", "```", *bundle.training.recipe.splitlines(), "```", ""]
@@ -77,8 +84,10 @@ def _measured(name: str, measured: Mapping[str, Any]) -> list[str]:
     parts = [
         f"### {name}",
         "",
-        f"{measured.get('data', '')}: {total.get('reals')} real, {total.get('fakes')} fake, "
-        f"{total.get('groups')} groups, {total.get('without_face')} without a face.",
+        (
+            f"{measured.get('data', '')}: {total.get('reals')} real, {total.get('fakes')} fake, "
+            f"{total.get('groups')} groups, {total.get('without_face')} without a face."
+        ),
         "",
     ]
     if measured.get("warning"):

@@ -59,7 +59,9 @@ def _add_train(subparsers: Subparsers) -> None:
     parser.add_argument("recipe", help="a YAML recipe, e.g. recipes/efficientnet_lite0.yaml")
     _add_data(parser)
     parser.add_argument("--run", required=True, metavar="FOLDER", help="folder for checkpoint, log and weights")
-    parser.add_argument("--pack", action="append", metavar="NAME", help="labelled pack, in place of the recipe's; repeatable")
+    parser.add_argument(
+        "--pack", action="append", metavar="NAME", help="labelled pack, in place of the recipe's; repeatable"
+    )
     parser.add_argument("--bundle", metavar="FOLDER", help="write the best weights so far there as a bundle")
     parser.add_argument("--initial", metavar="SOURCE", help="first weights, in place of the recipe's")
     parser.add_argument("--teacher", metavar="BUNDLE", help="the teacher's bundle, in place of the recipe's")
@@ -101,15 +103,21 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     )
     parser.add_argument("bundle", help="the bundle's folder")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="where the report goes")
-    parser.add_argument("--videos", metavar="SOURCE", help="folder or CSV of videos, in any layout of `dfwatch prepare`")
+    parser.add_argument(
+        "--videos", metavar="SOURCE", help="folder or CSV of videos, in any layout of `dfwatch prepare`"
+    )
     parser.add_argument("--layout", default="auto", help="layout of --videos (recognised by its files)")
     _add_data(parser, required=False)
     parser.add_argument("--pack", action="append", metavar="NAME", help="pack to measure on; repeatable")
     parser.add_argument("--split", default="test", choices=("select", "test", "train"), help="part of the packs (test)")
     parser.add_argument("--all-fakes", action="store_true", help="every fake; without it as many fakes as reals")
-    parser.add_argument("--robustness", type=int, default=0, metavar="N", help="also after changes, on N crops of each label")
+    parser.add_argument(
+        "--robustness", type=int, default=0, metavar="N", help="also after changes, on N crops of each label"
+    )
     parser.add_argument("--run", metavar="FOLDER", help="training run whose curves the report shows")
-    parser.add_argument("--include-trained", action="store_true", help="report on groups that the bundle was trained on, with a warning")
+    parser.add_argument(
+        "--include-trained", action="store_true", help="report on groups that the bundle was trained on, with a warning"
+    )
     parser.add_argument("--store", metavar="NAME", help="store the figures in the bundle under metrics.NAME")
     parser.add_argument("--rounds", type=int, default=1000, help="rounds of the bootstrap (1000)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (auto)")

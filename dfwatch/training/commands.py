@@ -109,7 +109,7 @@ def run_train(arguments: argparse.Namespace) -> int:
 def run_calibrate(arguments: argparse.Namespace) -> int:
     """Run `dfwatch calibrate`."""
     bundle = load_bundle(arguments.bundle)
-    items = _items(arguments)
+    items = _as_many_fakes_as_reals(_items(arguments))
     refuse_trained(bundle, [item.record.group for item in items], allowed=False)
     detector = Detector.load(bundle, ModelSettings(device=arguments.device))
     judged = judge_crops(detector, items, keep_pictures=False)
@@ -117,7 +117,8 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     raw = np.array([item.p_raw for item in judged])
     groups = [item.group for item in judged]
     reals, fakes = int((labels == 0).sum()), int((labels == 1).sum())
-    data = f"{arguments.split} part of {', '.join(arguments.pack)}: {reals} real and {fakes} fake, {len(set(groups))} groups"
+    counts = f"{reals} real and {fakes} fake, {len(set(groups))} groups"
+    data = f"{arguments.split} part of {', '.join(arguments.pack)}: {counts}"
     calibration = fit_calibration(arguments.method, labels, raw, data)
     thresholds = choose_thresholds(
         labels,
@@ -130,7 +131,9 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     update_bundle(bundle, calibration=calibration, thresholds=thresholds)
     _say(f"fitted on {data}, AUC {auc(labels, raw):.4f}")
     values = ", ".join(f"{name} {value:.4f}" for name, value in calibration.parameters.items())
-    _say(f"{calibration.method} {values}; REAL at or below {thresholds.real:.4f}, FAKE at or above {thresholds.fake:.4f}")
+    _say(
+        f"{calibration.method} {values}; REAL at or below {thresholds.real:.4f}, FAKE at or above {thresholds.fake:.4f}"
+    )
     return 0
 
 
@@ -175,7 +178,11 @@ def _judge_videos(arguments: argparse.Namespace) -> tuple[list[Judged], int, str
     trained = refuse_trained(bundle, [source.group for source in sources], allowed=arguments.include_trained)
     with open_judge(arguments.bundle, arguments.device) as judge, tqdm(total=len(sources), unit="video") as bar:
         judged = judge_videos(judge, sources, lambda done, _: bar.update(done - bar.n) and None)
-    return judged, trained, f"{os.path.basename(os.path.abspath(arguments.videos))} ({layout}), through reader and verdict"
+    return (
+        judged,
+        trained,
+        f"{os.path.basename(os.path.abspath(arguments.videos))} ({layout}), through reader and verdict",
+    )
 
 
 def _items(arguments: argparse.Namespace) -> list[Item]:

@@ -64,7 +64,7 @@ def _start(spec: CutSpec) -> None:
 def _cut(source: Source) -> tuple[bytes, Record] | None:
     if _finder is None:
         _start(_spec)
-    assert _finder is not None  # noqa: S101 - set by _start
+    assert _finder is not None
     try:
         data = np.fromfile(source.path, np.uint8)
     except OSError:
@@ -133,7 +133,7 @@ def _relative(
     height, width = crop.shape[:2]
     x, y, box_width, box_height = face.box
     box = ((x - left) / width, (y - top) / height, box_width / width, box_height / height)
-    places = (face.landmarks - np.float32([left, top])) / np.float32([width, height])
+    places = (face.landmarks - np.array([left, top], np.float32)) / np.array([width, height], np.float32)
     return box, tuple(float(value) for value in places.reshape(-1))
 
 

@@ -89,11 +89,10 @@ def export_bundle(run_folder: str, recipe: Recipe, folder: str, groups: Iterable
 
 
 def _training_facts(run_folder: str, best_entry: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
-    steps = [entry for entry in read_log(run_folder) if entry["event"] == "train"]
     return {
         "recipe_digest": recipe.digest(),
         "steps_of_recipe": recipe.total_steps,
-        "steps_trained": max((entry["step"] for entry in steps), default=0),
+        "steps_trained": max((entry["step"] for entry in read_log(run_folder)), default=0),
         "weights_of_step": best_entry.get("step"),
         "select_auc": best_entry.get("auc"),
     }

@@ -141,7 +141,9 @@ def verdict_of(bundle: Bundle, p_fake: float) -> str:
 
 
 def judge_videos(
-    judge: Callable[[str], dict[str, Any]], sources: Sequence[Source], progress: Callable[[int, int], None] | None = None
+    judge: Callable[[str], dict[str, Any]],
+    sources: Sequence[Source],
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Judged]:
     """Judge whole videos through the service's reader, detector and verdict.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -44,7 +44,13 @@ class LandmarkFinder:
 
     def __init__(self, detect_side_px: int = 224, pad: float = 0.0, min_score: float = 0.6) -> None:
         self._detector = cv2.FaceDetectorYN.create(
-            "onnx", np.frombuffer(load_model(), np.uint8), np.empty(0, np.uint8), (320, 320), min_score, NMS_THRESHOLD, 50
+            "onnx",
+            np.frombuffer(load_model(), np.uint8),
+            np.empty(0, np.uint8),
+            (320, 320),
+            min_score,
+            NMS_THRESHOLD,
+            50,
         )
         self._side_px = detect_side_px
         self._pad = pad
@@ -64,8 +70,9 @@ class LandmarkFinder:
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
         small = cv2.resize(image, (width, height), interpolation=method)
         self._detector.setInputSize((width, height))
-        _, faces = self._detector.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
-        if faces is None or len(faces) == 0:
+        # The stubs know nothing of None, which stands for "no face".
+        faces: Any = self._detector.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1]
+        if faces is None:
             return None
         face = max(faces, key=lambda row: float(row[2] * row[3])).astype(np.float32)
         places = face[:14] / np.float32(scale)

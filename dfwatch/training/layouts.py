@@ -10,7 +10,7 @@ import csv
 import json
 import os
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dfwatch.errors import TrainingError
 from dfwatch.training.crops import Source
@@ -180,7 +180,7 @@ def splits(root: str) -> Iterator[Source]:
 
 
 def table(path: str) -> Iterator[Source]:
-    """A CSV with ``path`` and ``label`` and, where known, ``group``, ``source``, ``video``, ``manipulation``, ``split``.
+    """A CSV with ``path`` and ``label``; where known also the other fields of ``Source``.
 
     Paths are relative to the CSV file's folder.
     """
@@ -274,7 +274,7 @@ def _label(text: str, where: str) -> str:
     return label
 
 
-def _json(path: str) -> object:
+def _json(path: str) -> Any:  # noqa: ANN401 - whatever the file holds
     try:
         with open(path, encoding="utf-8") as stream:
             return json.load(stream)

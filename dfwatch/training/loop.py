@@ -16,7 +16,17 @@ from torch.nn import functional
 
 from dfwatch.errors import TrainingError
 from dfwatch.models import architectures
-from dfwatch.training.batches import FAKE, UNLABELLED, Batch, BatchMaker, Item, Pools, open_items, open_pools, plain_crops
+from dfwatch.training.batches import (
+    FAKE,
+    UNLABELLED,
+    Batch,
+    BatchMaker,
+    Item,
+    Pools,
+    open_items,
+    open_pools,
+    plain_crops,
+)
 from dfwatch.training.metrics import auc
 from dfwatch.training.pretrained import load_initial, quiet_classifier
 
@@ -96,7 +106,9 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return optim.lr * share
 
 
-def to_input(crops: NDArray[np.uint8] | Tensor, recipe_mean: Sequence[float], recipe_std: Sequence[float], device: str) -> Tensor:
+def to_input(
+    crops: NDArray[np.uint8] | Tensor, recipe_mean: Sequence[float], recipe_std: Sequence[float], device: str
+) -> Tensor:
     """Turn uint8 RGB crops (n, h, w, 3) into a normalised float32 channels_last tensor (n, 3, h, w)."""
     pixels = torch.as_tensor(crops).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
     mean = torch.tensor([255 * value for value in recipe_mean], device=device).view(1, 3, 1, 1)
@@ -195,7 +207,7 @@ class Trainer:
         if not self.options.workers:
             yield from (self.maker[step] for step in steps)
             return
-        loader = torch.utils.data.DataLoader(
+        loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
             self.maker,  # type: ignore[arg-type]
             batch_size=None,
             sampler=steps,
@@ -344,7 +356,7 @@ class Trainer:
         self.progress = Progress(saved["step"], saved["best_auc"], saved["best_step"], saved["finished"])
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:  # noqa: ANN401 - torch hands over whatever the maker made
     return batch
 
 

@@ -30,7 +30,7 @@ _BLOCK_BYTES = tarfile.BLOCKSIZE
 
 
 class PackWriter:
-    """Append crops to a pack; the index is written on close, so an unfinished pack is never mistaken for a whole one."""
+    """Append crops to a pack; the index comes last, so an unfinished pack is never mistaken for a whole one."""
 
     def __init__(self, folder: str, shard_limit_bytes: int = SHARD_LIMIT_BYTES) -> None:
         self._folder = folder

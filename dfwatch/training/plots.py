@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
@@ -37,7 +38,8 @@ def _figure(width: float = 5.0, height: float = 4.0) -> tuple[Figure, Axes]:
 def _svg(figure: Figure) -> bytes:
     memory = io.BytesIO()
     # Without a date and with fixed ids the same figures give the same bytes.
-    figure.savefig(memory, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": "dfwatch"}):
+        figure.savefig(memory, format="svg", metadata={"Date": None})
     return memory.getvalue()
 
 
@@ -72,7 +74,7 @@ def histogram(evaluation: Evaluation) -> bytes:
     """Scores of reals and fakes, with both thresholds."""
     figure, axes = _figure()
     labels, p_fake, _ = arrays(_scored(evaluation))
-    bins = np.linspace(0, 1, 31)
+    bins = [number / 30 for number in range(31)]
     for label, name, colour in ((0, "REAL", _REAL), (1, "FAKE", _FAKE)):
         axes.hist(p_fake[labels == label], bins=bins, alpha=0.6, label=name, color=colour)
     for value in (evaluation.bundle.thresholds.real, evaluation.bundle.thresholds.fake):
@@ -117,12 +119,19 @@ def training_curves(log: Sequence[dict[str, Any]]) -> bytes:
     train = [entry for entry in log if entry["event"] == "train"]
     measured = [entry for entry in log if entry["event"] == "measure" and entry.get("auc") is not None]
     axes.plot([e["step"] for e in train], [e["loss"] for e in train], color="#999999", lw=1, label="training loss")
-    axes.plot([e["step"] for e in measured], [e["loss"] for e in measured], "s-", color=_LINE, ms=3, label="select loss")
+    axes.plot(
+        [e["step"] for e in measured], [e["loss"] for e in measured], "s-", color=_LINE, ms=3, label="select loss"
+    )
     axes.set(xlabel="step", ylabel="loss", title="Training")
     right = axes.twinx()
     right.plot([e["step"] for e in measured], [e["auc"] for e in measured], "o-", color=_FAKE, ms=3, label="select AUC")
     right.plot(
-        [e["step"] for e in measured], [e["accuracy"] for e in measured], "o-", color=_REAL, ms=3, label="select accuracy"
+        [e["step"] for e in measured],
+        [e["accuracy"] for e in measured],
+        "o-",
+        color=_REAL,
+        ms=3,
+        label="select accuracy",
     )
     right.set_ylabel("AUC, accuracy")
     handles = [*axes.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]

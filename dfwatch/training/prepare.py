@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import cv2
@@ -43,7 +43,7 @@ class PrepareOptions:
     """
 
     folder: str
-    cut: CutSpec = CutSpec()
+    cut: CutSpec = field(default_factory=CutSpec)
     processes: int = 1
     chunk: int = 500
 
@@ -102,7 +102,10 @@ def _check_same_work(parts: str, sources: Sequence[Source], options: PrepareOpti
         with open(path, encoding="utf-8") as stream:
             if json.load(stream) != work:
                 raise TrainingError(
-                    "resuming in", options.folder, "it holds pieces of other work", hint="use a new folder, or delete it"
+                    "resuming in",
+                    options.folder,
+                    "it holds pieces of other work",
+                    hint="use a new folder, or delete it",
                 )
         return
     with open(path, "w", encoding="utf-8") as stream:
@@ -186,14 +189,12 @@ def summary_table(records: Iterable[Record], rule: SplitRule) -> str:
     for (source, label, split), (videos, groups) in sorted(
         rows.items(), key=lambda row: (row[0][0], row[0][1], SPLITS.index(row[0][2]))
     ):
-        lines.append(
-            f"{source:<16.16} {label:<6} {split:<7} {videos.total():>8} {len(videos):>8} {len(groups):>8}"
-        )
+        lines.append(f"{source:<16.16} {label:<6} {split:<7} {videos.total():>8} {len(videos):>8} {len(groups):>8}")
     return "\n".join(lines)
 
 
 def contact_sheet(pack: Pack, path: str, *, seed: int = 0) -> None:
-    """Write a JPEG with crops drawn at random: reals in the upper half, fakes in the lower, box and landmarks marked."""
+    """Write a JPEG with crops drawn at random: reals above, fakes below, with box and landmarks."""
     rng = np.random.default_rng(seed)
     sheet = np.full((_ROWS * _CELL_PX, _COLUMNS * _CELL_PX, 3), 255, np.uint8)
     half = _ROWS // 2 * _COLUMNS

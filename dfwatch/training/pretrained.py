@@ -96,9 +96,7 @@ def match_in_order(theirs: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[s
     pairs = list(zip(theirs.items(), ours.items(), strict=True))
     for number, ((their_name, value), (name, own)) in enumerate(pairs):
         is_classifier = number >= len(pairs) - 2
-        if their_name.rpartition(".")[2] != name.rpartition(".")[2] or (
-            value.shape != own.shape and not is_classifier
-        ):
+        if their_name.rpartition(".")[2] != name.rpartition(".")[2] or (value.shape != own.shape and not is_classifier):
             raise TrainingError("matching weights", name, f"{their_name} of shape {tuple(value.shape)} does not fit")
         renamed[name] = value
     return renamed
@@ -125,7 +123,7 @@ def _from_timm(name: str) -> dict[str, Tensor]:
     zoo_name = name.removeprefix("timm:") if name.startswith("timm:") else _TIMM_NAMES.get(name, name)
     try:
         state: dict[str, Tensor] = timm.create_model(zoo_name, pretrained=True).state_dict()
-    except Exception as error:  # noqa: BLE001 - the hub's own errors are many
+    except Exception as error:
         raise TrainingError(
             "downloading weights", zoo_name, error, hint="set `initial: none`, or a path of a safetensors file"
         ) from error

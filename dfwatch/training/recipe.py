@@ -237,17 +237,19 @@ def _build(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - walks ov
 
 def _build_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:  # noqa: ANN401
     if not isinstance(value, list):
-        raise ValueError(f"{where} must be a list")
+        raise ValueError(f"{where} must be a list")  # noqa: TRY004 - load_recipe takes one kind
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         return tuple(_build(kinds[0], item, f"{where}[{number}]") for number, item in enumerate(value))
     if len(value) != len(kinds):
         raise ValueError(f"{where} must hold {len(kinds)} values")
-    return tuple(_build(kind, item, f"{where}[{number}]") for number, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+    return tuple(
+        _build(kind, item, f"{where}[{number}]") for number, (kind, item) in enumerate(zip(kinds, value, strict=True))
+    )
 
 
 def _build_dataclass(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401
     if not isinstance(value, dict):
-        raise ValueError(f"{where or 'the recipe'} must be a mapping")
+        raise ValueError(f"{where or 'the recipe'} must be a mapping")  # noqa: TRY004 - load_recipe takes one kind
     hints = typing.get_type_hints(kind)
     known = {item.name: item for item in dataclasses.fields(kind)}
     prefix = f"{where}." if where else ""

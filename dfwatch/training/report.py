@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,14 @@ _WORST = 12
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
 h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem;border-bottom:1px solid #ddd}
-table{border-collapse:collapse;font-size:.9rem}td,th{padding:.25rem .7rem;border-bottom:1px solid #e5e5e5;text-align:left}
+table{border-collapse:collapse;font-size:.9rem}
+td,th{padding:.25rem .7rem;border-bottom:1px solid #e5e5e5;text-align:left}
 td:not(:first-child){font-variant-numeric:tabular-nums}
 .plots{display:flex;flex-wrap:wrap;gap:1rem}.plots svg{max-width:29rem;height:auto}
-.worst{display:flex;flex-wrap:wrap;gap:.8rem}.worst figure{margin:0;width:9rem}.worst img{width:9rem;image-rendering:auto}
-figcaption{font-size:.75rem;overflow-wrap:anywhere}.warning{background:#fff3cd;padding:.6rem 1rem;border-left:4px solid #d39e00}
+.worst{display:flex;flex-wrap:wrap;gap:.8rem}.worst figure{margin:0;width:9rem}
+.worst img{width:9rem;image-rendering:auto}
+figcaption{font-size:.75rem;overflow-wrap:anywhere}
+.warning{background:#fff3cd;padding:.6rem 1rem;border-left:4px solid #d39e00}
 """
 Table = tuple[list[str], list[list[str]]]
 
@@ -49,7 +53,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
     def plain(summary: Summary) -> dict[str, Any]:
         figures = {
-            name: [round(number, 4) for number in (item.value, item.low, item.high) if number == number]  # not NaN
+            name: [round(number, 4) for number in (item.value, item.low, item.high) if not math.isnan(number)]
             for name, item in summary.figures.items()
         }
         counts = {"reals": summary.reals, "fakes": summary.fakes, "groups": summary.groups}
@@ -143,14 +147,12 @@ def _tables(evaluation: Evaluation) -> list[tuple[str, Table]]:
 
 def _summary_table(summaries: Sequence[Summary]) -> Table:
     names = list(summaries[0].figures)
-    rows = [
-        [s.title, str(s.reals), str(s.fakes), *(str(s.figures[name]) for name in names)] for s in summaries
-    ]
+    rows = [[s.title, str(s.reals), str(s.fakes), *(str(s.figures[name]) for name in names)] for s in summaries]
     return ["set", "reals", "fakes", *names], rows
 
 
 def _worst(evaluation: Evaluation) -> list[tuple[str, list[Judged]]]:
-    shown = [item for item in evaluation.judged if item.picture is not None and item.p_fake == item.p_fake]
+    shown = [item for item in evaluation.judged if item.picture is not None and not math.isnan(item.p_fake)]
     by_score = sorted(shown, key=lambda item: item.p_fake)
     return [
         ("Reals with the highest scores", [item for item in reversed(by_score) if not item.label][:_WORST]),
@@ -159,7 +161,7 @@ def _worst(evaluation: Evaluation) -> list[tuple[str, list[Judged]]]:
 
 
 def _figure(item: Judged) -> str:
-    assert item.picture is not None  # noqa: S101 - _worst keeps only those with one
+    assert item.picture is not None
     data = base64.b64encode(plots.picture_png(item.picture)).decode()
     caption = html.escape(f"{item.name}: {item.p_fake:.3f}, {item.verdict}")
     return f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'

@@ -55,11 +55,12 @@ def h264(crop: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     memory.seek(0)
-    with av.open(memory) as container:
-        picture = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    with av.open(memory, "r") as played:
+        picture = np.asarray(next(played.decode(video=0)).to_ndarray(format="rgb24"), np.uint8)
     if side != crop.shape[0]:
-        picture = cv2.resize(picture, (crop.shape[1], crop.shape[0]), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(picture, np.uint8)
+        size = (crop.shape[1], crop.shape[0])
+        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR), np.uint8)
+    return picture
 
 
 CHANGES: dict[str, Change] = {

@@ -77,5 +77,8 @@ def check_disjoint(parts: Sequence[Iterable[Record]]) -> None:
         for record in part:
             if seen.setdefault(record.group, number) != number:
                 raise TrainingError(
-                    "splitting the data", record.group, "this group is in two parts", hint="fix the index's split column"
+                    "splitting the data",
+                    record.group,
+                    "this group is in two parts",
+                    hint="fix the index's split column",
                 )

@@ -9,7 +9,7 @@ from tests.training.made import face_like, jpeg, record
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A data folder with one pack, `made`: 60 groups, each a real and a fake; a fake has a bright spot in its middle."""
+    """A data folder with one pack, `made`: 60 groups of a real and a fake, which has a bright spot in its middle."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(5)
     with PackWriter(str(root / "made"), shard_limit_bytes=64_000) as writer:

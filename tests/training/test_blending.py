@@ -3,10 +3,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from dfwatch.training import augment, blending
-from dfwatch.training.augment import AugmentPlan, AugmentSpec
-from dfwatch.training.metrics import auc
-from dfwatch.training.windows import Window
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
@@ -14,6 +10,10 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from dfwatch.training import augment, blending
+from dfwatch.training.augment import AugmentPlan, AugmentSpec
+from dfwatch.training.metrics import auc
+from dfwatch.training.windows import Window
 from tests.training.made import FACE_LANDMARKS, face_like
 
 SIDE_PX = 96

@@ -43,10 +43,13 @@ def test_shards_stay_under_their_limit_and_are_plain_tar_files(tmp_path: Path) -
 
 
 def test_a_writer_that_was_killed_leaves_no_index(tmp_path: Path) -> None:
-    writer = PackWriter(str(tmp_path))
-    with pytest.raises(RuntimeError), writer:
-        writer.add(jpeg(face_like(np.random.default_rng(3))), record("a", "REAL", "g"))
-        raise RuntimeError
+    def killed() -> None:
+        with PackWriter(str(tmp_path)) as writer:
+            writer.add(jpeg(face_like(np.random.default_rng(3))), record("a", "REAL", "g"))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
     assert not os.path.exists(tmp_path / "index.csv")
     with pytest.raises(TrainingError, match="reading the index"):
         Pack(str(tmp_path))

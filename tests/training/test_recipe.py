@@ -36,7 +36,13 @@ def test_every_shipped_recipe_is_valid_and_names_a_known_architecture(path: Path
 
 def test_the_models_of_the_service_have_recipes() -> None:
     named = {load_recipe(str(path)).architecture.name for path in RECIPES}
-    assert named >= {"resnext50_32x4d", "nasnetalarge", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"}
+    assert named >= {
+        "resnext50_32x4d",
+        "nasnetalarge",
+        "efficientnet_lite0",
+        "efficientnet_lite1",
+        "efficientnet_lite2",
+    }
 
 
 def test_defaults_are_filled_in(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from dfwatch.errors import TrainingError
-from dfwatch.training.splits import SPLITS, SplitRule, check_disjoint, read_exclusions, take
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dfwatch.errors import TrainingError
+from dfwatch.training.splits import SPLITS, SplitRule, check_disjoint, read_exclusions, take
 from tests.training.made import record
 
 

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import argparse
+import html.parser
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dfwatch.errors import TrainingError
+from dfwatch.models import architectures
+from dfwatch.models.bundle import Bundle, load_bundle
+from dfwatch.training import commands, robustness
+from dfwatch.training.batches import Item
+from dfwatch.training.cli import add_parsers
+from dfwatch.training.judging import Judged, judge_crops, refuse_trained
+from dfwatch.training.loop import LOG_NAME
+from dfwatch.training.packs import Pack
+from dfwatch.training.report import as_json, markdown, page, write_report
+from dfwatch.training.summary import evaluate
+from tests.training.made import face_like
+from tests.training.test_loop import tiny
+
+RECIPE = """
+id: tiny
+architecture: {name: tiny}
+norm: {mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}
+data: {packs: [made], margin: 0.0, shift_y: 0.0}
+stages: [{size_px: 32, steps: 40, batch: {labelled: 8, blended: 0}}]
+optim: {lr: 3.0e-3}
+ema_decay: 0.9
+measure_every: 20
+about: {version: "7", description: Finds bright spots., licence: MIT, known_failures: [Everything else.]}
+"""
+
+
+class SpotFinder:
+    """A detector that measures how much brighter the middle is than the rest."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    def score(self, crops: np.ndarray) -> np.ndarray:
+        middle = crops[:, 12:20, 12:20].mean((1, 2, 3)) - crops.mean((1, 2, 3))
+        return (1 / (1 + np.exp(-(middle - 25) / 8))).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def trained(data_root: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The bundle and run of the four commands of the docs, on made-up data."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "recipe.yaml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(architectures, "BUILDERS", {**architectures.BUILDERS, "tiny": tiny})
+        run, bundle = folder / "run", folder / "bundle"
+        words = ["train", str(folder / "recipe.yaml"), "--data", data_root, "--run", str(run), "--workers", "0"]
+        assert call(*words, "--bundle", str(bundle)) == 0
+    return bundle, run
+
+
+def call(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    add_parsers(parser.add_subparsers())
+    arguments = parser.parse_args(words)
+    code: int = arguments.handler(arguments)
+    return code
+
+
+@pytest.fixture
+def _spot_finder(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loader:
+        @staticmethod
+        def load(bundle: Bundle, _settings: object) -> SpotFinder:
+            return SpotFinder(bundle)
+
+    monkeypatch.setattr(commands, "Detector", Loader)
+
+
+def test_a_run_becomes_a_bundle_with_a_card(trained: tuple[Path, Path]) -> None:
+    bundle = load_bundle(trained[0])
+    assert (bundle.id, bundle.version, bundle.input.size_px) == ("tiny", "7", 32)
+    assert (bundle.crop.margin, bundle.crop.shift_y) == (0.0, 0.0)
+    assert not bundle.calibration.calibrated
+    assert len(bundle.trained_groups()) > 30
+    assert "Finds bright spots." in bundle.card_text
+    assert "Everything else." in bundle.card_text
+
+
+@pytest.mark.usefixtures("_spot_finder")
+def test_calibrate_then_evaluate_store_what_they_found(
+    trained: tuple[Path, Path], data_root: str, tmp_path: Path
+) -> None:
+    bundle, run = trained
+    # Six held-out real groups can't promise one false alarm in a hundred.
+    few = ["calibrate", str(bundle), "--data", data_root, "--pack", "made"]
+    with pytest.raises(TrainingError, match="too few"):
+        call(*few)
+    assert call(*few, "--false-alarms", "0.5") == 0
+    after = load_bundle(bundle)
+    assert after.calibration.method == "platt"
+    assert "select part of made" in after.calibration.fitted_on
+    assert after.thresholds.false_positive_rate is not None
+    words = ["evaluate", str(bundle), "--data", data_root, "--pack", "made", "--out", str(tmp_path / "report")]
+    assert call(*words, "--rounds", "20", "--robustness", "3", "--run", str(run), "--store", "held out") == 0
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "report.html", "report.md", "evaluation.json", "scores.csv",
+    }  # fmt: skip
+    figures = json.loads((tmp_path / "report" / "evaluation.json").read_text())
+    assert figures["all"]["AUC"][0] > 0.7
+    assert set(figures["robustness"]) == {"unchanged", *robustness.CHANGES}
+    stored = load_bundle(bundle)
+    assert stored.metrics["held out"]["all"]["AUC"] == figures["all"]["AUC"]
+    assert "### held out" in stored.card_text
+    assert stored.weights_sha256 == after.weights_sha256
+    assert stored.metrics["training"]["steps_trained"] == 40
+
+
+@pytest.mark.usefixtures("_spot_finder")
+def test_groups_trained_on_are_refused_and_otherwise_named(
+    trained: tuple[Path, Path], data_root: str, tmp_path: Path
+) -> None:
+    words = ["evaluate", str(trained[0]), "--data", data_root, "--pack", "made", "--split", "train"]
+    words += ["--out", str(tmp_path), "--rounds", "5"]
+    with pytest.raises(TrainingError, match=r"trained on \d+ of these"):
+        call(*words)
+    assert call(*words, "--include-trained") == 0
+    for name in ("report.md", "report.html"):
+        assert "These figures flatter it" in (tmp_path / name).read_text()
+    with pytest.raises(TrainingError, match="flatter"):
+        refuse_trained(load_bundle(trained[0]), ["group0", "group1", "group2", "group3"], allowed=False)
+    assert refuse_trained(load_bundle(trained[0]), ["never seen"], allowed=False) == 0
+
+
+def test_videos_and_packs_are_not_mixed(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="either --videos, or --data and --pack"):
+        call("evaluate", str(trained[0]), "--out", str(tmp_path))
+
+
+def some_judged(bundle: Bundle) -> list[Judged]:
+    rng = np.random.default_rng(3)
+    judged = []
+    for number in range(40):
+        label = number % 2
+        p_fake = float(np.clip(rng.normal(0.3 + 0.4 * label, 0.15), 0, 1))
+        verdict = "FAKE" if p_fake >= bundle.thresholds.fake else "REAL"
+        judged.append(
+            Judged(
+                name=f"<clip {number}>",
+                label=label,
+                group=f"g{number // 2}",
+                source="one" if number < 20 else "two",
+                manipulation="swap" if label else "",
+                p_raw=p_fake,
+                p_fake=p_fake,
+                verdict=verdict,
+                picture=face_like(rng, 32),
+            )
+        )
+    nothing = {"p_raw": float("nan"), "p_fake": float("nan"), "verdict": "NO_FACE"}
+    judged.append(Judged(name="dark", label=1, group="g99", source="two", manipulation="swap", **nothing))
+    return judged
+
+
+def test_videos_without_a_face_are_reported_both_ways(trained: tuple[Path, Path]) -> None:
+    bundle = load_bundle(trained[0])
+    found = evaluate(bundle, "made", some_judged(bundle), rounds=20)
+    assert found.overall.without_face == 1
+    assert (found.overall.fakes, found.no_face_as_real.fakes) == (20, 21)
+    assert found.no_face_as_real.figures["fakes called FAKE"].value < found.overall.figures["fakes called FAKE"].value
+    assert found.confusion["FAKE"]["NO_FACE"] == 1
+    assert [part.title for part in found.sources] == ["one", "two"]
+    assert [part.title for part in found.manipulations] == ["one: swap", "two: swap"]
+    assert (found.manipulations[0].reals, found.manipulations[0].fakes) == (10, 10)
+    text = markdown(found)
+    assert "no face counted as not fake" in text
+    assert as_json(found)["sources"]["one"]["reals"] == 10
+
+
+def test_the_page_is_whole_and_needs_nothing_else(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle = load_bundle(trained[0])
+    log = [json.loads(line) for line in (trained[1] / LOG_NAME).read_text().splitlines()]
+    found = evaluate(bundle, "made", some_judged(bundle), rounds=5)
+    write_report(found, str(tmp_path), log)
+    text = (tmp_path / "report.html").read_text()
+
+    class Collector(html.parser.HTMLParser):
+        tags: list[str]
+        outside: list[str]
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.tags.append(tag)
+            self.outside += [
+                v or "" for k, v in attrs if k in {"src", "href"} and not (v or "").startswith(("data:", "#"))
+            ]
+
+    collector = Collector()
+    collector.tags, collector.outside = [], []
+    collector.feed(text)
+    assert collector.outside == []
+    assert collector.tags.count("svg") == 5
+    assert collector.tags.count("img") == 24
+    assert "&lt;clip" in text
+    assert "<clip 1>" not in text
+    assert page(found, log) == text
+
+
+def test_crops_of_one_video_are_averaged(trained: tuple[Path, Path], pack: Pack) -> None:
+    import dataclasses
+
+    bundle = load_bundle(trained[0])
+    reals = [item for item in pack.records if item.label == "REAL"][:3]
+    items = [Item(pack, dataclasses.replace(item, video="one video")) for item in reals]
+    (judged,) = judge_crops(SpotFinder(bundle), items)
+    apart = [judge_crops(SpotFinder(bundle), [item])[0].p_fake for item in items]
+    assert judged.p_fake == pytest.approx(np.mean(apart))
+    assert judged.faces == 3
+
+
+@pytest.mark.parametrize("name", list(robustness.CHANGES))
+def test_changes_keep_size_and_do_change(name: str) -> None:
+    crop = np.random.default_rng(0).integers(0, 255, (33, 33, 3)).astype(np.uint8)
+    changed = robustness.CHANGES[name](crop)
+    assert changed.shape == crop.shape
+    assert changed.dtype == np.uint8
+    assert not np.array_equal(changed, crop)
+    assert np.array_equal(changed, robustness.CHANGES[name](crop))
