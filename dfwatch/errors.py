@@ -13,6 +13,7 @@
         * ReaderCrashError      the decoder's process died, hung or broke its limits
         * FileChangedError      the bytes changed while they were read
     * StorageError              the disk, a folder or the journal failed
+        * UnclaimableError      this one file cannot be moved out of the inbox
         * RootLockedError       another daemon owns this root
     * SinkError                 a destination did not take a message
     * TrainingError             a data set, recipe or checkpoint of the training tools is unusable
@@ -122,6 +123,10 @@ class StorageError(DfwatchError):
     """The disk, a folder or the journal failed; usually the machine's trouble and not the file's."""
 
     default_retryable = True
+
+
+class UnclaimableError(StorageError):
+    """This one file cannot be moved out of the inbox, most often for want of permission; others may."""
 
 
 class RootLockedError(StorageError):

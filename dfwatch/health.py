@@ -28,6 +28,7 @@ class Health:
         running: Jobs in work.
         delayed: Jobs that wait for another attempt.
         paused: Why nothing new is taken in; empty when it is.
+        blocked: Files that cannot be moved out of the inbox, and why (at most 20).
         deaf: Why file events do not reach the daemon; empty when they do or are not wanted.
         late: Stages that have made no progress for too long.
         last: The last outcome: name, status, verdict, p_fake, at.
@@ -48,6 +49,7 @@ class Health:
     running: int = 0
     delayed: int = 0
     paused: str = ""
+    blocked: tuple[str, ...] = ()
     deaf: str = ""
     late: tuple[str, ...] = ()
     last: dict[str, Any] | None = None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from dfwatch.completeness import Fingerprint
 from dfwatch.crashpoints import crash_point
 from dfwatch.durable import fsync_folder, rename_new
-from dfwatch.errors import StorageError
+from dfwatch.errors import StorageError, UnclaimableError
 from dfwatch.journal import State
 from dfwatch.layout import DroppedName, name_from_text, name_to_text
 from dfwatch.stamps import new_job_id, utc_now
@@ -70,7 +70,8 @@ def claim(
         evidence: Why it is held to be complete; for the sidecar.
 
     Raises:
-        StorageError: The disk or its permissions failed; the file is where it was.
+        UnclaimableError: This file cannot be moved; it is where it was.
+        StorageError: The disk failed.
     """
     dropped = DroppedName.of(relative)
     path = os.path.join(layout.inbox, relative)
@@ -79,27 +80,40 @@ def claim(
     try:
         if not Fingerprint.from_stat(os.lstat(path)).same_bytes(expected, renamed=False):
             return None
+    except OSError:
+        return None
+    try:
         os.mkdir(job.folder)
         crash_point("intake.folder_made")
         _write_note(job)
         crash_point("intake.note_written")
+    except OSError as exc:
+        _remove_empty_job(job.folder)
+        raise StorageError(
+            "making a place in work/ for", dropped.shown, exc.strerror or exc, hint="check the disk and work/"
+        ) from exc
+    try:
         rename_new(path, job.source)
-        crash_point("intake.claimed")
+    except OSError as exc:
+        _remove_empty_job(job.folder)
+        if exc.errno == errno.ENOENT:
+            return None
+        raise UnclaimableError(
+            "claiming",
+            dropped.shown,
+            exc.strerror or exc,
+            hint="the service's user must be able to write to the folder that the file lies in",
+        ) from exc
+    crash_point("intake.claimed")
+    try:
         claimed = Fingerprint.from_stat(os.lstat(job.source))
         if not claimed.same_bytes(expected, renamed=True) and _give_back(job, path):
             return None
         fsync_folder(job.folder)
         fsync_folder(layout.work)
     except OSError as exc:
-        _remove_empty_job(job.folder)
-        if exc.errno == errno.ENOENT and not os.path.lexists(path):
-            return None
-        raise StorageError(
-            "claiming",
-            dropped.shown,
-            exc.strerror or exc,
-            hint="check the permissions of inbox/ and work/ and the disk",
-        ) from exc
+        # The file is claimed; should this process die now, the next start finds it in its folder.
+        raise StorageError("claiming", dropped.shown, exc.strerror or exc, hint="check the disk") from exc
     journal.add(job.id, dropped, received_at=job.received_at, size_bytes=claimed.size_bytes, evidence=evidence)
     crash_point("job.queued")
     return job

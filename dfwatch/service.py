@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -16,11 +17,12 @@ import structlog
 
 from dfwatch import __version__, health
 from dfwatch.disposal import locate_media
-from dfwatch.errors import ConfigError, StorageError
+from dfwatch.errors import ConfigError, StorageError, UnclaimableError
 from dfwatch.heartbeat import Heartbeat, Watchdog
 from dfwatch.intake import claim, lost_sources, recover
 from dfwatch.journal import Journal, State
 from dfwatch.layout import Layout
+from dfwatch.obstacles import Obstacles
 from dfwatch.pipeline import Pipeline
 from dfwatch.rootlock import RootLock
 from dfwatch.settings_diff import diff, reloaded
@@ -47,6 +49,7 @@ _USUAL_ALLOWANCE_S: Final = 60.0
 _HEALTH_INTERVAL_S: Final = 1.0
 _LOOP_INTERVAL_S: Final = 1.0
 _CANDIDATES_PER_SCAN: Final = 1000
+_STORAGE_RETRY_S: Final = 2.0
 # Room is taken to be back only well above the limit, so that intake does not flap around it.
 _RESUME_FACTOR: Final = 1.1
 
@@ -85,6 +88,9 @@ class Service:
         self._failure: BaseException | None = None
         self._candidates: deque[Candidate] = deque()
         self._kept: dict[str, tuple[int, int, int]] = {}
+        self._obstacles = Obstacles()
+        self._storage_trouble = ""
+        self._storage_retry_s = 0.0
         self._paused = ""
         self._last: dict[str, Any] | None = None
         self._started_at = utc_now()
@@ -129,6 +135,10 @@ class Service:
             self._recover(journal, pipeline, watcher)
             self._kept = journal.kept()
             watcher.start()
+            # What is loaded by now stays for good: the collector need not look at torch's objects again and again,
+            # least of all once more at the end.
+            gc.collect()
+            gc.freeze()
             self._announce(scorer)
             try:
                 self._loop(journal, pipeline, watcher, scorer)
@@ -235,7 +245,7 @@ class Service:
                 self._scan(journal, watcher)
             self._check_disk()
             if not self._paused:
-                self._claim_ready(journal, pipeline, watcher)
+                self._take_in(journal, pipeline, watcher)
             self._heartbeat.beat(_WATCHER)
             self._tell_health(pipeline, watcher, scorer)
             self._wake.wait(min(_LOOP_INTERVAL_S, watcher.wait_s()))
@@ -243,17 +253,37 @@ class Service:
 
     def _scan(self, journal: Journal, watcher: Watcher) -> None:
         self._heartbeat.busy(_WATCHER, _LONGEST_SCAN_S, "scanning the inbox")
-        result = watcher.scan(known=self._is_kept, limit=_CANDIDATES_PER_SCAN)
+        result = watcher.scan(known=self._needs_nothing, limit=_CANDIDATES_PER_SCAN)
         self._candidates = deque(result.ready)
         self._waiting = result.waiting
         self._oldest_wait_s = result.oldest_wait_s
         if self._kept:
             self._kept = journal.kept()
 
-    def _is_kept(self, candidate: Candidate) -> bool:
+    def _needs_nothing(self, candidate: Candidate) -> bool:
+        """Whether a ready file is to be left alone: it was judged and kept, or cannot be claimed for the moment."""
+        if self._obstacles.hold(candidate.name):
+            return True
         kept = self._kept.get(candidate.name)
         fingerprint = candidate.fingerprint
         return kept == (fingerprint.inode, fingerprint.size_bytes, fingerprint.mtime_ns)
+
+    def _take_in(self, journal: Journal, pipeline: Pipeline, watcher: Watcher) -> None:
+        """Claim what there is room for; a disk that fails is tried again after a while, and says so until then."""
+        if time.monotonic() < self._storage_retry_s:
+            return
+        try:
+            self._claim_ready(journal, pipeline, watcher)
+        except StorageError as error:
+            if not self._storage_trouble:
+                _log.error("files cannot be taken in", error=error)
+            self._storage_trouble = str(error)
+            self._storage_retry_s = time.monotonic() + _STORAGE_RETRY_S
+            self._candidates.clear()
+        else:
+            if self._storage_trouble:
+                _log.info("files can be taken in again")
+            self._storage_trouble = ""
 
     def _claim_ready(self, journal: Journal, pipeline: Pipeline, watcher: Watcher) -> None:
         room = pipeline.room
@@ -261,10 +291,10 @@ class Service:
             candidate = self._candidates.popleft()
             try:
                 job = claim(self._layout, journal, candidate.name, candidate.fingerprint, candidate.evidence)
-            except StorageError as error:
-                _log.error("a file could not be taken in", error=error)
-                self._candidates.clear()
-                return
+            except UnclaimableError as error:
+                self._obstacles.met(candidate.name, error)
+                continue
+            self._obstacles.overcome(candidate.name)
             watcher.forget(candidate.name)
             if job is None:
                 continue
@@ -334,7 +364,8 @@ class Service:
             oldest_wait_s=round(self._oldest_wait_s, 1),
             running=load["running"] + load["waiting"],
             delayed=load["delayed"],
-            paused=self._paused,
+            paused=self._paused or self._storage_trouble,
+            blocked=self._obstacles.told(),
             deaf=watch.deaf_reason,
             late=told,
             last=self._last,

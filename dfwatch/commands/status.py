@@ -126,6 +126,8 @@ def describe(report: dict[str, Any]) -> str:
         oldest = f", oldest for {_duration(daemon['oldest_wait_s'])}" if daemon["inbox_waiting"] else ""
         lines.append(f"inbox     {daemon['inbox_ready']} ready, {daemon['inbox_waiting']} not complete yet{oldest}")
         lines += [f"          {text}: {daemon[key]}" for key, text in _TROUBLES if daemon[key]]
+        lines += [f"          cannot be taken in: {blocked}" for blocked in daemon["blocked"]]
+        lines += [f"          problem: {printable(problem)}" for problem in daemon["watch"]["problems"]]
         lines += [f"          no progress: {late}" for late in daemon["late"]]
     work = report["in_work"]
     oldest_s = max((job["age_s"] for job in work), default=0.0)

@@ -287,3 +287,29 @@ def test_the_journal_can_be_read_while_the_daemon_writes(daemon: Daemon) -> None
     daemon.settle(1)
     with contextlib.closing(sqlite3.connect(f"file:{daemon.root}/state/journal.sqlite3?mode=ro", uri=True)) as db:
         assert db.execute("SELECT verdict FROM jobs").fetchall() == [("FAKE",)]
+
+
+def test_a_file_that_cannot_be_moved_holds_up_no_other(daemon: Daemon) -> None:
+    """Its folder is immutable, which stops root too; an ordinary user meets the same with a folder of mode 755."""
+    stuck = daemon.inbox / "stuck"
+    stuck.mkdir()
+    (stuck / "clip.mp4").write_text("fake")
+    if os.geteuid() == 0:
+        if subprocess.run(["chattr", "+i", str(stuck)], capture_output=True, check=False).returncode:
+            pytest.skip("this file system knows no immutable folders")
+        free = ["chattr", "-i", str(stuck)]
+    else:
+        stuck.chmod(0o555)
+        free = ["chmod", "755", str(stuck)]
+    try:
+        daemon.start()
+        wait_for(lambda: any("cannot be taken in" in event for event in daemon.events()), "it is logged")
+        daemon.drop("free.mp4", "real")
+        assert daemon.sidecar("free.mp4")["verdict"] == "REAL"
+        wait_for(
+            lambda: json.loads((daemon.root / "state" / "health.json").read_text())["blocked"], "status can tell of it"
+        )
+        assert sum("cannot be taken in" in event for event in daemon.events()) == 1
+    finally:
+        subprocess.run(free, check=True)
+    assert daemon.sidecar("stuck/clip.mp4")["verdict"] == "FAKE"
