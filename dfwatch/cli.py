@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dfwatch import __version__
 from dfwatch.errors import ConfigError, DfwatchError
 from dfwatch.exits import Exit
+from dfwatch.openmp import let_threads_sleep
 from dfwatch.printable import printable
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the process's exit status."""
+    let_threads_sleep()
     parsed = build_parser().parse_args(arguments)
     try:
         status = int(parsed.command(parsed))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,9 @@ def command(arguments: argparse.Namespace) -> int:
     settings = loaded.settings
     logs.configure(settings.log.level, settings.log.format)
     logs.log_uncaught()
+    logs.quiet_decoders()
+    # systemd ends a hung service with SIGABRT; the journal should then show where every thread was.
+    faulthandler.enable()
     if sys.stderr.isatty():
         print(_WELCOME.format(notice=loaded.notice, root=settings.root), file=sys.stderr)
     service = Service(
