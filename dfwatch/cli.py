@@ -11,9 +11,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from dfwatch import __version__
+from dfwatch.console.exits import Exit
 from dfwatch.errors import ConfigError, DfwatchError
-from dfwatch.exits import Exit
-from dfwatch.openmp import let_threads_sleep
+from dfwatch.inference.openmp import let_threads_sleep
 from dfwatch.printable import printable
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Self
 import av
 from av.stream import Discard, Disposition
 
-from dfwatch.containers import declared_length
 from dfwatch.encryption import is_encrypted_isobmff
 from dfwatch.errors import RefusedError, UndecodableError
+from dfwatch.inbox.containers import declared_length
 from dfwatch.reasons import Reason
 
 if TYPE_CHECKING:

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dfwatch.devices import choose_device
 from dfwatch.errors import DeviceError, ModelError
+from dfwatch.inference.devices import choose_device
+from dfwatch.inference.tuning import tune
 from dfwatch.models.bundle import Bundle, load_bundle
 from dfwatch.models.checkpoints import load_network
 from dfwatch.models.fusion import fold_batch_norm
-from dfwatch.tuning import tune
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dfwatch.config import ModelSettings
-    from dfwatch.engine import Engine
+    from dfwatch.inference.engine import Engine
 
 _ACTION = "scoring crops"
 

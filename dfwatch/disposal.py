@@ -7,19 +7,19 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from dfwatch.crashpoints import crash_point
-from dfwatch.durable import fsync_folder, rename_new
 from dfwatch.errors import StorageError
 from dfwatch.intake import remove_job_folder
-from dfwatch.placement import action_for, make_folder, media_base, media_names
 from dfwatch.reasons import Label
+from dfwatch.storage.crashpoints import crash_point
+from dfwatch.storage.durable import fsync_folder, rename_new
+from dfwatch.storage.placement import action_for, make_folder, media_base, media_names
 
 if TYPE_CHECKING:
     from dfwatch.config import OutcomeSettings
     from dfwatch.intake import Job
     from dfwatch.journal import JobRow, Journal
-    from dfwatch.layout import Layout
     from dfwatch.reasons import Status
+    from dfwatch.storage.layout import Layout
 
 
 def dispose(

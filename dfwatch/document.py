@@ -13,16 +13,16 @@ from dataclasses import asdict, dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from dfwatch.layout import as_unicode, is_utf8
 from dfwatch.reasons import Label
+from dfwatch.storage.layout import as_unicode, is_utf8
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dfwatch.layout import DroppedName
     from dfwatch.models.bundle import Bundle
     from dfwatch.reading import Reading
     from dfwatch.reasons import Reason, Status
+    from dfwatch.storage.layout import DroppedName
     from dfwatch.verdict import Decision
 
 SCHEMA_VERSION = "1.0"

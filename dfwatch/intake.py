@@ -13,17 +13,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from dfwatch.completeness import Fingerprint
-from dfwatch.crashpoints import crash_point
-from dfwatch.durable import fsync_folder, rename_new
 from dfwatch.errors import StorageError, UnclaimableError
+from dfwatch.inbox.completeness import Fingerprint
 from dfwatch.journal import State
-from dfwatch.layout import DroppedName, name_from_text, name_to_text
-from dfwatch.stamps import new_job_id, utc_now
+from dfwatch.storage.crashpoints import crash_point
+from dfwatch.storage.durable import fsync_folder, rename_new
+from dfwatch.storage.layout import DroppedName, name_from_text, name_to_text
+from dfwatch.storage.stamps import new_job_id, utc_now
 
 if TYPE_CHECKING:
     from dfwatch.journal import JobRow, Journal
-    from dfwatch.layout import Layout
+    from dfwatch.storage.layout import Layout
 
 SOURCE = "source"
 NOTE = "job.json"

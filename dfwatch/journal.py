@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from dfwatch.errors import StorageError
-from dfwatch.layout import DroppedName
 from dfwatch.reasons import Reason, Status
-from dfwatch.stamps import utc_now
+from dfwatch.storage.layout import DroppedName
+from dfwatch.storage.stamps import utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

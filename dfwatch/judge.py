@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dfwatch import __version__
 from dfwatch.document import Refusal, Run, Subject, build
 from dfwatch.errors import DfwatchError, MediaError, ReaderCrashError, RefusedError
-from dfwatch.layout import DroppedName
 from dfwatch.reasons import Reason, Status
-from dfwatch.source import check_unchanged, open_regular
-from dfwatch.stamps import new_job_id, utc_now
+from dfwatch.storage.layout import DroppedName
+from dfwatch.storage.source import check_unchanged, open_regular
+from dfwatch.storage.stamps import new_job_id, utc_now
 from dfwatch.verdict import decide, limits_in_force
 
 if TYPE_CHECKING:

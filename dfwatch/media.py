@@ -11,9 +11,9 @@ import av
 import cv2
 import numpy as np
 
-from dfwatch.containers import declared_length
 from dfwatch.errors import UndecodableError
 from dfwatch.faces import crop_region
+from dfwatch.inbox.containers import declared_length
 from dfwatch.quality import Measured, quality_flags
 from dfwatch.reading import Box, Face, Reading, SampledFrame, Sampling, VideoInfo
 from dfwatch.reasons import Reason

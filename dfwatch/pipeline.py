@@ -17,26 +17,26 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
-from dfwatch import publisher
-from dfwatch.backlog import Backlog
-from dfwatch.completeness import Fingerprint
-from dfwatch.crashpoints import crash_point
 from dfwatch.document import Refusal
 from dfwatch.errors import DeviceError, FileChangedError, MediaError, ModelError, ReaderCrashError
+from dfwatch.inbox.completeness import Fingerprint
+from dfwatch.jobs import publisher
+from dfwatch.jobs.backlog import Backlog
+from dfwatch.jobs.ticket import Patience, Stopped, Ticket
 from dfwatch.judge import FileReader, check_admissible, refusal_of, sha256_of, status_of
 from dfwatch.reasons import Reason, Status
-from dfwatch.source import open_regular
-from dfwatch.ticket import Patience, Stopped, Ticket
+from dfwatch.storage.crashpoints import crash_point
+from dfwatch.storage.source import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dfwatch.config import Settings
     from dfwatch.intake import Job
+    from dfwatch.jobs.ticket import Observer
     from dfwatch.journal import Journal
     from dfwatch.judge import Scorer
-    from dfwatch.layout import Layout
-    from dfwatch.ticket import Observer
+    from dfwatch.storage.layout import Layout
 
 _LONGEST_RETRY_DELAY_S: Final = 60.0
 _DISK_RETRY_DELAY_S: Final = 10.0

@@ -15,20 +15,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from dfwatch import __version__, health
+from dfwatch import __version__
 from dfwatch.disposal import locate_media
 from dfwatch.errors import ConfigError, StorageError, UnclaimableError
-from dfwatch.heartbeat import Heartbeat, Watchdog
 from dfwatch.intake import claim, lost_sources, recover
+from dfwatch.jobs.obstacles import Obstacles
 from dfwatch.journal import Journal, State
-from dfwatch.layout import Layout
-from dfwatch.obstacles import Obstacles
+from dfwatch.operation import health
+from dfwatch.operation.heartbeat import Heartbeat, Watchdog
+from dfwatch.operation.wake import Wake
 from dfwatch.pipeline import Pipeline
-from dfwatch.rootlock import RootLock
-from dfwatch.settings_diff import diff, reloaded
-from dfwatch.stamps import utc_now
+from dfwatch.settings.diff import diff, reloaded
+from dfwatch.storage.layout import Layout
+from dfwatch.storage.rootlock import RootLock
+from dfwatch.storage.stamps import utc_now
 from dfwatch.systemd import Notifier, watchdog_interval_s
-from dfwatch.wake import Wake
 from dfwatch.watcher import Watcher
 
 if TYPE_CHECKING:

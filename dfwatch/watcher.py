@@ -27,24 +27,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from dfwatch.beneath import parent_folder
-from dfwatch.completeness import Tracker
-from dfwatch.empty_folders import EmptyFolders
-from dfwatch.filesystems import Mount, mount_of
-from dfwatch.hints import ObserverLike, native_observer
-from dfwatch.inbox_names import NameRules
-from dfwatch.inbox_walk import take_snapshot
-from dfwatch.inspection import Inspector
-from dfwatch.listener import Identity, Listener
+from dfwatch.inbox.beneath import parent_folder
+from dfwatch.inbox.completeness import Tracker
+from dfwatch.inbox.empty_folders import EmptyFolders
+from dfwatch.inbox.filesystems import Mount, mount_of
+from dfwatch.inbox.hints import ObserverLike, native_observer
+from dfwatch.inbox.inspection import Inspector
+from dfwatch.inbox.listener import Identity, Listener
+from dfwatch.inbox.names import NameRules
+from dfwatch.inbox.walk import take_snapshot
+from dfwatch.inbox.watching import Candidate, ScanResult, WatchHealth
 from dfwatch.printable import printable
-from dfwatch.watching import Candidate, ScanResult, WatchHealth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dfwatch.completeness import Observation
     from dfwatch.config import WatchSettings
-    from dfwatch.inbox_walk import Snapshot
+    from dfwatch.inbox.completeness import Observation
+    from dfwatch.inbox.walk import Snapshot
 
 __all__ = ["Candidate", "Clock", "ScanResult", "WatchHealth", "Watcher"]
 

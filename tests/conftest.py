@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dfwatch.openmp import let_threads_sleep
+from dfwatch.inference.openmp import let_threads_sleep
 
 # Before any test module imports torch.
 let_threads_sleep()

@@ -5,9 +5,9 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from dfwatch.backlog import Backlog
 from dfwatch.intake import Job
-from dfwatch.layout import DroppedName
+from dfwatch.jobs.backlog import Backlog
+from dfwatch.storage.layout import DroppedName
 
 
 def job(number: int, *, alone: bool = False) -> Job:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from dfwatch import devices
-from dfwatch.devices import choose_device
 from dfwatch.errors import DeviceError, ModelError
+from dfwatch.inference import devices
+from dfwatch.inference.devices import choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,10 +10,10 @@ import pytest
 
 from dfwatch.config import FaceSettings, VerdictSettings
 from dfwatch.document import Refusal, Run, Subject, build, encode, schema
-from dfwatch.layout import DroppedName
 from dfwatch.models.bundle import Bundle
 from dfwatch.reading import QualityFlag, Reading
 from dfwatch.reasons import Label, Reason, Status
+from dfwatch.storage.layout import DroppedName
 from dfwatch.verdict import Decision, Limits, decide
 from tests.factories import bundle, reading
 

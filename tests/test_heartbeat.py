@@ -5,7 +5,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from dfwatch.heartbeat import Heartbeat, Lateness, Watchdog
+from dfwatch.operation.heartbeat import Heartbeat, Lateness, Watchdog
 from dfwatch.systemd import Notifier
 
 

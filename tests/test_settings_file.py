@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dfwatch import settings_file
 from dfwatch.config import Settings, WatchSettings, setting
 from dfwatch.errors import ConfigError
-from dfwatch.settings_diff import diff, reloaded
-from dfwatch.settings_reader import SectionReader, settings_fields
-from dfwatch.settings_render import render
+from dfwatch.settings import file as settings_file
+from dfwatch.settings.diff import diff, reloaded
+from dfwatch.settings.reader import SectionReader, settings_fields
+from dfwatch.settings.render import render
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -47,7 +47,7 @@ def complaint(path: Path) -> ConfigError:
 
 def test_shipped_config_is_the_rendering_of_the_defaults() -> None:
     assert (CHECKOUT / "config.yaml").read_text(encoding="utf-8") == render(), (
-        "write it anew: python -m dfwatch.settings_render > config.yaml"
+        "write it anew: python -m dfwatch.settings.render > config.yaml"
     )
 
 

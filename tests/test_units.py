@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dfwatch import settings_file, units
 from dfwatch.config import Settings
 from dfwatch.errors import ConfigError, StorageError
-from dfwatch.units import Action, install_units
+from dfwatch.operation import units
+from dfwatch.operation.units import Action, install_units
+from dfwatch.settings import file as settings_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

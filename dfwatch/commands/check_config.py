@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from dfwatch.commands import new_parser
-from dfwatch.exits import Exit
+from dfwatch.console.exits import Exit
 
 if TYPE_CHECKING:
     import argparse
@@ -31,8 +31,8 @@ def add_parser(commands: Subparsers) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from dfwatch import settings_file
-    from dfwatch.settings_render import render
+    from dfwatch.settings import file as settings_file
+    from dfwatch.settings.render import render
 
     path = settings_file.find(arguments.config)
     problems = [] if path is None else settings_file.check(path)

@@ -7,9 +7,9 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from dfwatch.commands import new_parser
-from dfwatch.exits import Exit
+from dfwatch.console.exits import Exit
+from dfwatch.console.terminal import paint, wants_colour
 from dfwatch.printable import printable
-from dfwatch.terminal import paint, wants_colour
 
 if TYPE_CHECKING:
     import argparse
@@ -34,8 +34,8 @@ def add_parser(commands: Subparsers) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from dfwatch import settings_file
     from dfwatch.doctor import Health, examine
+    from dfwatch.settings import file as settings_file
 
     settings = settings_file.load_found(arguments.config).settings
     coloured = wants_colour(sys.stdout)

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from dfwatch.commands import new_parser
-from dfwatch.exits import Exit
+from dfwatch.console.exits import Exit
 
 if TYPE_CHECKING:
     import argparse
@@ -42,7 +42,7 @@ def add_parser(commands: Subparsers) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from dfwatch.units import Action, install_units
+    from dfwatch.operation.units import Action, install_units
 
     done = install_units(
         arguments.destination,

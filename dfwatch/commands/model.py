@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfwatch.commands import new_parser
-from dfwatch.exits import Exit
+from dfwatch.console.exits import Exit
+from dfwatch.console.terminal import paint, wants_colour
 from dfwatch.printable import printable
-from dfwatch.terminal import paint, wants_colour
 
 if TYPE_CHECKING:
     from dfwatch.commands import Subparsers
@@ -92,8 +92,8 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from dfwatch import settings_file
     from dfwatch.models.inspect import verify
+    from dfwatch.settings import file as settings_file
 
     checks = verify(_path(arguments), settings_file.load_found(arguments.config).settings.model)
     coloured = wants_colour(sys.stdout)
@@ -134,8 +134,8 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _path(arguments: argparse.Namespace) -> str:
-    from dfwatch import settings_file
     from dfwatch.commands.run import bundle_path
+    from dfwatch.settings import file as settings_file
 
     named: str | None = arguments.bundle
     return named or bundle_path(settings_file.load_found(arguments.config).settings)

@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from dfwatch.commands import new_parser
-from dfwatch.exits import Exit
+from dfwatch.console.exits import Exit
 from dfwatch.printable import printable
 
 if TYPE_CHECKING:
@@ -33,11 +33,12 @@ def add_parser(commands: Subparsers) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from dfwatch import retrying, settings_file
     from dfwatch.errors import StorageError
+    from dfwatch.jobs import retrying
     from dfwatch.journal import Journal
-    from dfwatch.layout import Layout
     from dfwatch.reasons import Status
+    from dfwatch.settings import file as settings_file
+    from dfwatch.storage.layout import Layout
 
     layout = Layout(settings_file.load_found(arguments.config).settings.root)
     journal = Journal(layout.journal)

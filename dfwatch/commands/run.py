@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dfwatch.commands import new_parser
-from dfwatch.exits import Exit
+from dfwatch.console.exits import Exit
 
 if TYPE_CHECKING:
     import argparse
@@ -36,8 +36,9 @@ def add_parser(commands: Subparsers) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from dfwatch import logs, settings_file
+    from dfwatch import logs
     from dfwatch.service import Service
+    from dfwatch.settings import file as settings_file
 
     loaded = settings_file.load_found(arguments.config)
     settings = loaded.settings
@@ -69,7 +70,7 @@ Ctrl-C stops.
 def load_scorer(settings: Settings) -> Scorer:
     """The detector, with what it measured of this machine cached in ``state/``."""
     from dfwatch.detector import Detector
-    from dfwatch.layout import Layout
+    from dfwatch.storage.layout import Layout
 
     return Detector.load(bundle_path(settings), settings.model, cache_dir=Path(Layout(settings.root).state))
 

@@ -6,8 +6,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from dfwatch.commands import new_parser
-from dfwatch.exits import Exit
-from dfwatch.terminal import wants_colour
+from dfwatch.console.exits import Exit
+from dfwatch.console.terminal import wants_colour
 
 if TYPE_CHECKING:
     import argparse
@@ -35,12 +35,13 @@ def add_parser(commands: Subparsers) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from dfwatch import logs, settings_file
+    from dfwatch import logs
     from dfwatch.commands.run import load_scorer, new_reader
+    from dfwatch.console.progress import Progress
+    from dfwatch.console.summary import describe
     from dfwatch.document import encode
     from dfwatch.judge import Judge
-    from dfwatch.progress import Progress
-    from dfwatch.summary import describe
+    from dfwatch.settings import file as settings_file
 
     settings = settings_file.load_found(arguments.config).settings
     logs.configure("warning", settings.log.format)

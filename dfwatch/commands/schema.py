@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from dfwatch.commands import new_parser
-from dfwatch.exits import Exit
+from dfwatch.console.exits import Exit
 
 if TYPE_CHECKING:
     import argparse

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dfwatch.commands import new_parser
-from dfwatch.exits import Exit
+from dfwatch.console.exits import Exit
 from dfwatch.printable import printable
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def add_parser(commands: Subparsers) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from dfwatch import settings_file
+    from dfwatch.settings import file as settings_file
 
     settings = settings_file.load_found(arguments.config).settings
     report = gather(settings.root, arguments.last)
@@ -53,11 +53,11 @@ def command(arguments: argparse.Namespace) -> int:
 
 def gather(root: str, last: int) -> dict[str, Any]:
     """Everything that is known of a root, from its journal, its health file and its lock."""
-    from dfwatch import health
     from dfwatch.journal import Journal, State
-    from dfwatch.layout import Layout
+    from dfwatch.operation import health
     from dfwatch.reasons import Status
-    from dfwatch.rootlock import holder_of
+    from dfwatch.storage.layout import Layout
+    from dfwatch.storage.rootlock import holder_of
 
     layout = Layout(root)
     pid = holder_of(layout.lock)

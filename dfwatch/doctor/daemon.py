@@ -7,15 +7,16 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
-from dfwatch import __version__, health
+from dfwatch import __version__
 from dfwatch.doctor.finding import Finding, fail, ok, warn
+from dfwatch.operation import health
 from dfwatch.printable import printable
-from dfwatch.rootlock import holder_of
+from dfwatch.storage.rootlock import holder_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dfwatch.layout import Layout
+    from dfwatch.storage.layout import Layout
 
 UNIT = "dfwatch.service"
 _PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "NRestarts", "UnitFileState", "NeedDaemonReload")

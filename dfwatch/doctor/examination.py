@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dfwatch.doctor import daemon, folders, machine, software
 from dfwatch.doctor.finding import Finding, fail
 from dfwatch.errors import DfwatchError
-from dfwatch.layout import Layout
+from dfwatch.storage.layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,12 +9,12 @@ import stat
 import tempfile
 from typing import TYPE_CHECKING
 
-from dfwatch.completeness import Writer
 from dfwatch.doctor.finding import Finding, fail, ok, warn
-from dfwatch.filesystems import mount_of
-from dfwatch.layout import FOLDERS, Layout
-from dfwatch.lease import LeaseProbe
+from dfwatch.inbox.completeness import Writer
+from dfwatch.inbox.filesystems import mount_of
+from dfwatch.inbox.lease import LeaseProbe
 from dfwatch.printable import printable
+from dfwatch.storage.layout import FOLDERS, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from dfwatch.doctor.finding import Finding, fail, ok, warn
-from dfwatch.filesystems import inotify_limits, mount_of
+from dfwatch.inbox.filesystems import inotify_limits, mount_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dfwatch.config import ReaderSettings, WatchSettings
-    from dfwatch.layout import Layout
+    from dfwatch.storage.layout import Layout
 
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 _TIMEX_BYTES = 256  # more than struct timex has on any machine

@@ -86,7 +86,7 @@ def model(path: str) -> Finding:
 
 def device(setting: str) -> Finding:
     """Which device the model would run on, and why."""
-    from dfwatch.devices import choose_device  # noqa: PLC0415 - imports torch
+    from dfwatch.inference.devices import choose_device  # noqa: PLC0415 - imports torch
 
     choice = choose_device(setting)
     found = f"{choice.device} ({choice.name}): {choice.reason}"

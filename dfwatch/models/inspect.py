@@ -116,7 +116,7 @@ def _check_files(bundle: Bundle) -> Check:
 def _check_scores(network: nn.Module, bundle: Bundle) -> list[Check]:
     import torch  # noqa: PLC0415 - torch only for commands that need it
 
-    from dfwatch.engine import Engine  # noqa: PLC0415 - as above
+    from dfwatch.inference.engine import Engine  # noqa: PLC0415 - as above
     from dfwatch.models.fusion import fold_batch_norm  # noqa: PLC0415 - as above
     from dfwatch.models.probe import probe_crops  # noqa: PLC0415 - as above
 

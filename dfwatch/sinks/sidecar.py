@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dfwatch.document import encode
-from dfwatch.durable import write_new
 from dfwatch.errors import StorageError
-from dfwatch.placement import make_folder, sidecar_names
+from dfwatch.storage.durable import write_new
+from dfwatch.storage.placement import make_folder, sidecar_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dfwatch.layout import DroppedName
+    from dfwatch.storage.layout import DroppedName
 
 # A document of a thousand frames with ten faces each stays well below this.
 _LARGEST_SIDECAR_BYTES = 64 * 1024 * 1024

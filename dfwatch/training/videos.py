@@ -13,7 +13,7 @@ import numpy as np
 from dfwatch.config import ModelSettings, Settings
 from dfwatch.reader import Reader
 from dfwatch.reading import CropSpec
-from dfwatch.source import open_regular
+from dfwatch.storage.source import open_regular
 from dfwatch.training.landmarks import LandmarkFinder
 from dfwatch.training.records import Record
 

@@ -12,7 +12,7 @@ import pytest
 
 from dfwatch import __version__
 from dfwatch.cli import main
-from dfwatch.exits import Exit
+from dfwatch.console.exits import Exit
 
 COMMANDS = [
     ["run"],

@@ -14,8 +14,8 @@ import jsonschema
 import pytest
 
 from dfwatch.cli import main
+from dfwatch.console.exits import Exit
 from dfwatch.document import schema
-from dfwatch.exits import Exit
 from tests.service.daemon import wait_for
 
 VARYING = ("job_id", "timings_ms", "completeness")

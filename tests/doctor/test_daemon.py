@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dfwatch import __version__, health
+from dfwatch import __version__
 from dfwatch.doctor import daemon
 from dfwatch.doctor.finding import Health
-from dfwatch.layout import Layout
-from dfwatch.rootlock import RootLock
+from dfwatch.operation import health
+from dfwatch.storage.layout import Layout
+from dfwatch.storage.rootlock import RootLock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ import pytest
 
 from dfwatch.doctor import folders
 from dfwatch.doctor.finding import Health
-from dfwatch.filesystems import Mount
-from dfwatch.layout import FOLDERS, Layout
+from dfwatch.inbox.filesystems import Mount
+from dfwatch.storage.layout import FOLDERS, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

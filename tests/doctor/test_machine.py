@@ -12,8 +12,8 @@ import pytest
 from dfwatch.config import Settings
 from dfwatch.doctor import machine
 from dfwatch.doctor.finding import Health
-from dfwatch.filesystems import Mount
-from dfwatch.layout import Layout
+from dfwatch.inbox.filesystems import Mount
+from dfwatch.storage.layout import Layout
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from dfwatch.config import Settings
 from dfwatch.doctor import Health, examine, software
 from dfwatch.doctor import examination as examination_module
 from dfwatch.errors import ConfigError
-from dfwatch.settings_file import absolute_paths
+from dfwatch.settings.file import absolute_paths
 
 
 def test_python() -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dfwatch.openmp import let_threads_sleep
+from dfwatch.inference.openmp import let_threads_sleep
 
 let_threads_sleep()
 

@@ -293,7 +293,7 @@ def test_calibration_follows_its_formulas() -> None:
     assert math.isnan(float(temperature.apply(math.nan)))
 
 
-@pytest.mark.parametrize("module", ["dfwatch.models.bundle", "dfwatch.models.inspect", "dfwatch.openmp"])
+@pytest.mark.parametrize("module", ["dfwatch.models.bundle", "dfwatch.models.inspect", "dfwatch.inference.openmp"])
 def test_reading_a_bundle_needs_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'cv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

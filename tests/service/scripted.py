@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dfwatch import settings_file
 from dfwatch.errors import DeviceError, ModelError, ReaderCrashError, RefusedError, UndecodableError
 from dfwatch.reasons import Reason
 from dfwatch.service import Service
+from dfwatch.settings import file as settings_file
 from tests.factories import SIDE_PX, bundle, reading
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from dfwatch.crashpoints import NAMES
 from dfwatch.errors import StorageError
+from dfwatch.jobs.retrying import retry
 from dfwatch.journal import Journal
-from dfwatch.layout import Layout
-from dfwatch.retrying import retry
+from dfwatch.storage.crashpoints import NAMES
+from dfwatch.storage.layout import Layout
 from tests.service.daemon import REPOSITORY, Daemon, wait_for
 
 Make = Callable[..., Daemon]

@@ -9,8 +9,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from dfwatch.completeness import Length
-from dfwatch.containers import MAX_READS, Declaration, declared_length
+from dfwatch.inbox.completeness import Length
+from dfwatch.inbox.containers import MAX_READS, Declaration, declared_length
 from tests.clips import make_clip, make_still
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dfwatch import filesystems
-from dfwatch.filesystems import Mount, find_mount, inotify_limits, mount_of, parse_mountinfo
+from dfwatch.inbox import filesystems
+from dfwatch.inbox.filesystems import Mount, find_mount, inotify_limits, mount_of, parse_mountinfo
 
 if TYPE_CHECKING:
     from pathlib import Path

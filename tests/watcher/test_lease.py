@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from dfwatch.completeness import Writer
-from dfwatch.lease import LeaseProbe
+from dfwatch.inbox.completeness import Writer
+from dfwatch.inbox.lease import LeaseProbe
 from tests.watcher.conftest import unprivileged
 
 
@@ -69,7 +69,7 @@ def test_writers_that_come_during_the_question_neither_wait_nor_end_the_process(
     """The asking process runs on its own with SIGIO and SIGURG as they are by default: either would be seen."""
     asking = """
         import os, sys, time
-        from dfwatch.lease import LeaseProbe
+        from dfwatch.inbox.lease import LeaseProbe
         probe, answers = LeaseProbe(), 0
         end = time.monotonic() + 1.5
         while time.monotonic() < end:

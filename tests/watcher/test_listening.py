@@ -14,7 +14,7 @@ import pytest
 from watchdog.observers.inotify import InotifyObserver
 
 from dfwatch.config import WatchSettings
-from dfwatch.filesystems import Mount
+from dfwatch.inbox.filesystems import Mount
 from dfwatch.watcher import Watcher
 from tests.watcher.conftest import Bench, FakeClock
 
@@ -261,7 +261,7 @@ def test_a_thread_of_watchdog_that_dies_of_an_exception_is_noticed(
 
 
 def test_an_observer_that_will_not_stop_does_not_hold_the_service(inbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dfwatch.hints._STOP_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("dfwatch.inbox.hints._STOP_TIMEOUT_S", 0.05)
     release = threading.Event()
 
     class Stubborn(InotifyObserver):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from dfwatch.config import IGNORED_NAMES, WatchSettings
-from dfwatch.inbox_names import NameRules
+from dfwatch.inbox.names import NameRules
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from dfwatch.completeness import Fingerprint, Inspection, Kind, Length, Tracker, Writer
 from dfwatch.config import WatchSettings
+from dfwatch.inbox.completeness import Fingerprint, Inspection, Kind, Length, Tracker, Writer
 
 QUIET_S, EMPTY_S, SHORT_S = 3.0, 30.0, 120.0
 SETTINGS = WatchSettings(quiet_s=QUIET_S, empty_quiet_s=EMPTY_S, short_quiet_s=SHORT_S)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dfwatch.beneath import open_file, parent_folder
-from dfwatch.completeness import Kind
 from dfwatch.config import WatchSettings
-from dfwatch.inbox_names import NameRules
-from dfwatch.inbox_walk import MAX_DEPTH, Snapshot, take_snapshot
+from dfwatch.inbox.beneath import open_file, parent_folder
+from dfwatch.inbox.completeness import Kind
+from dfwatch.inbox.names import NameRules
+from dfwatch.inbox.walk import MAX_DEPTH, Snapshot, take_snapshot
 from tests.watcher.conftest import unprivileged
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dfwatch import beneath
-from dfwatch.completeness import Kind
 from dfwatch.config import WatchSettings
+from dfwatch.inbox import beneath
+from dfwatch.inbox.completeness import Kind
 from dfwatch.watcher import HINT_DELAY_S, Candidate, Watcher
 from tests.watcher.conftest import FakeClock, tick, unprivileged
 
@@ -249,7 +249,7 @@ def test_a_file_whose_bytes_cannot_be_read_is_passed_on_and_reported(
     def fail(*_: object) -> bytes:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("dfwatch.inspection.os.pread", fail)
+    monkeypatch.setattr("dfwatch.inbox.inspection.os.pread", fail)
     assert names(watcher.scan().ready) == ["clip.mp4"]
     assert watcher.health().problems == ("clip.mp4: Input/output error",)
 
@@ -265,7 +265,7 @@ def test_a_file_on_which_another_holds_a_lease_is_busy(
     def refuse(*_: object) -> int:
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr("dfwatch.inspection.open_file", refuse)
+    monkeypatch.setattr("dfwatch.inbox.inspection.open_file", refuse)
     result = watcher.scan()
     assert (result.ready, result.busy) == ((), 1)
 
@@ -359,7 +359,7 @@ def test_a_header_is_read_once_for_each_state_of_the_file(
     (inbox / "clip.mp4").write_bytes(b"x" * 100)
     watcher.scan()
     clock.advance(QUIET_S)
-    monkeypatch.setattr("dfwatch.inspection.os.pread", counting_pread)
+    monkeypatch.setattr("dfwatch.inbox.inspection.os.pread", counting_pread)
     assert watcher.scan().ready
     assert reads
     reads.clear()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dfwatch.completeness import Fingerprint, Kind
+    from dfwatch.inbox.completeness import Fingerprint, Kind
 
 
 @dataclass(frozen=True, slots=True)

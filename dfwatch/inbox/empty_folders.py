@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from dfwatch.beneath import parent_folder
+from dfwatch.inbox.beneath import parent_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dfwatch.completeness import Fingerprint
+    from dfwatch.inbox.completeness import Fingerprint
 
 _log = structlog.get_logger(__name__)
 

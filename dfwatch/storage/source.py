@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import stat
 
-from dfwatch.completeness import Fingerprint
 from dfwatch.errors import FileChangedError, RefusedError, StorageError
+from dfwatch.inbox.completeness import Fingerprint
 from dfwatch.reasons import Reason
 
 

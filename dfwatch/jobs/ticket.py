@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dfwatch.completeness import Fingerprint
     from dfwatch.document import Refusal
+    from dfwatch.inbox.completeness import Fingerprint
     from dfwatch.intake import Job
     from dfwatch.reading import Reading
 

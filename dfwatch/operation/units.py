@@ -17,7 +17,7 @@ from pathlib import Path
 from dfwatch import resources
 from dfwatch.config import Settings
 from dfwatch.errors import ConfigError, StorageError
-from dfwatch.settings_render import render
+from dfwatch.settings.render import render
 
 COMMAND = "/opt/dfwatch/bin/dfwatch"
 USER = "dfwatch"

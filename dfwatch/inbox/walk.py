@@ -7,11 +7,11 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dfwatch.beneath import open_folder
-from dfwatch.completeness import Fingerprint
+from dfwatch.inbox.beneath import open_folder
+from dfwatch.inbox.completeness import Fingerprint
 
 if TYPE_CHECKING:
-    from dfwatch.inbox_names import NameRules
+    from dfwatch.inbox.names import NameRules
 
 MAX_DEPTH = 64
 """Folders nested deeper are reported and not entered: each level costs an open descriptor."""

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dfwatch.completeness import Length
+from dfwatch.inbox.completeness import Length
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from dfwatch.durable import fitting_name, fsync_folder, rename_new
 from dfwatch.errors import StorageError
 from dfwatch.journal import State
 from dfwatch.reasons import Status
+from dfwatch.storage.durable import fitting_name, fsync_folder, rename_new
 
 if TYPE_CHECKING:
     from dfwatch.journal import Journal
-    from dfwatch.layout import Layout
+    from dfwatch.storage.layout import Layout
 
 
 def retry(layout: Layout, journal: Journal, job_id: str) -> str:

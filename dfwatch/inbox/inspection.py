@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 
-from dfwatch.beneath import open_file
-from dfwatch.completeness import Fingerprint, Inspection, Kind, Length, Tracked, Writer
-from dfwatch.containers import declared_length
-from dfwatch.lease import LeaseProbe
+from dfwatch.inbox.beneath import open_file
+from dfwatch.inbox.completeness import Fingerprint, Inspection, Kind, Length, Tracked, Writer
+from dfwatch.inbox.containers import declared_length
+from dfwatch.inbox.lease import LeaseProbe
 
 _BUSY_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EIO, errno.ESTALE})
 _GONE_ERRORS = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from dfwatch.hints import EventHints, ObserverLike
+from dfwatch.inbox.hints import EventHints, ObserverLike
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dfwatch.filesystems import Mount
+    from dfwatch.inbox.filesystems import Mount
 
 _log = structlog.get_logger(__name__)
 

@@ -20,8 +20,8 @@ import yaml
 
 from dfwatch.config import Settings
 from dfwatch.errors import ConfigError
-from dfwatch.settings_checks import cross_checks
-from dfwatch.settings_reader import ACTION, Kinds, SectionReader, settings_fields
+from dfwatch.settings.checks import cross_checks
+from dfwatch.settings.reader import ACTION, Kinds, SectionReader, settings_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

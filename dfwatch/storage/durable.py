@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from dfwatch.crashpoints import crash_point
+from dfwatch.storage.crashpoints import crash_point
 
 if TYPE_CHECKING:
     from collections.abc import Callable

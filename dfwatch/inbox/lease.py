@@ -10,7 +10,7 @@ import errno
 import fcntl
 import signal
 
-from dfwatch.completeness import Writer
+from dfwatch.inbox.completeness import Writer
 
 
 class LeaseProbe:

@@ -10,12 +10,12 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from dfwatch.durable import fitting_name, fsync_folder
 from dfwatch.reasons import Label, Status
+from dfwatch.storage.durable import fitting_name, fsync_folder
 
 if TYPE_CHECKING:
     from dfwatch.config import OutcomeSettings
-    from dfwatch.layout import DroppedName, Layout
+    from dfwatch.storage.layout import DroppedName, Layout
 
 _FOLDER_OF_STATUS = {
     Status.DONE: "done",

@@ -10,7 +10,7 @@ import textwrap
 from typing import Any
 
 from dfwatch.config import Settings
-from dfwatch.settings_reader import describe_range
+from dfwatch.settings.reader import describe_range
 
 _WIDTH = 110
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")

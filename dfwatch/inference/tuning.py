@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dfwatch.engine import Engine
 from dfwatch.errors import ModelError
+from dfwatch.inference.engine import Engine
 from dfwatch.models.probe import probe_crops
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dfwatch.config import ModelSettings
-    from dfwatch.devices import DeviceChoice
+    from dfwatch.inference.devices import DeviceChoice
     from dfwatch.models.facts import Bundle
 
 # Largest change of p(fake) that a quicker precision may bring on the probe crops.

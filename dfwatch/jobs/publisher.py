@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dfwatch.crashpoints import crash_point
 from dfwatch.disposal import dispose
 from dfwatch.document import Run, Subject, build
 from dfwatch.judge import conclude, runtime_of
-from dfwatch.placement import sidecar_base, sidecar_bases
 from dfwatch.reasons import Label, Status
 from dfwatch.sinks import sidecar
-from dfwatch.source import check_unchanged
+from dfwatch.storage.crashpoints import crash_point
+from dfwatch.storage.placement import sidecar_base, sidecar_bases
+from dfwatch.storage.source import check_unchanged
 
 if TYPE_CHECKING:
     from dfwatch.config import Settings
+    from dfwatch.jobs.ticket import Patience, Ticket
     from dfwatch.journal import Journal
     from dfwatch.judge import Scorer
-    from dfwatch.layout import Layout
-    from dfwatch.ticket import Patience, Ticket
+    from dfwatch.storage.layout import Layout
     from dfwatch.verdict import Decision
 
 STAGE: Final = "publisher"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dfwatch.settings_reader import settings_fields
+from dfwatch.settings.reader import settings_fields
 
 if TYPE_CHECKING:
     from dfwatch.config import Settings

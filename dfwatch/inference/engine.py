@@ -21,7 +21,7 @@ class Engine:
     """Runs batches of one fixed shape; the last one of a call is filled up with black crops.
 
     With one shape, torch takes the same kernels on every call, so a crop's score does not depend on how many others
-    came with it. Whether it depends on its place in the batch is up to those kernels; ``dfwatch.tuning`` checks that.
+    came with it. Whether it depends on its place in the batch is up to those kernels: ``inference.tuning`` checks that.
     """
 
     def __init__(

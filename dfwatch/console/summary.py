@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dfwatch.console.terminal import dim, paint
 from dfwatch.printable import printable
-from dfwatch.terminal import dim, paint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

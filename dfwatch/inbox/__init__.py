@@ -1,0 +1,1 @@
+"""What the watcher knows of the inbox: scans, completeness, leases, events, file systems."""

@@ -1,0 +1,1 @@
+"""Devices, precision and batches below the detector."""

@@ -1,0 +1,1 @@
+"""What happens to a claimed file on its way through the pipeline."""

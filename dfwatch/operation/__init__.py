@@ -1,0 +1,1 @@
+"""The service as its operator and systemd see it."""

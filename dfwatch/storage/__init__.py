@@ -1,0 +1,1 @@
+"""Folders, names and file operations that survive power loss."""
