@@ -189,10 +189,14 @@ class Converter:
         """
         part, left, top = _cut_planes(frame, box)
         wide = is_wide(frame)
+        # swscale (9.5) makes a mess of 16-bit RGB of odd widths.
+        deep = wide and part.width % 2 == 0
         converted = self._part.reformat(
-            part, format="rgb48le" if wide else "rgb24", src_colorspace=_matrix(frame), threads=1
+            part, format="rgb48le" if deep else "rgb24", src_colorspace=_matrix(frame), threads=1
         )
-        rgb = _array(converted, np.uint16 if wide else np.uint8)
+        rgb = _array(converted, np.uint16 if deep else np.uint8)
+        if wide and not deep:
+            rgb = rgb.astype(np.uint16) * 257
         if frame.interlaced_frame and rgb.shape[0] >= 4:
             rgb = np.asarray(cv2.resize(rgb[::2], (rgb.shape[1], rgb.shape[0]), interpolation=cv2.INTER_LINEAR))
         return rgb, left, top
@@ -258,7 +262,7 @@ def _cut_planes(frame: av.VideoFrame, box: Box) -> tuple[av.VideoFrame, int, int
     top = min(max(0, math.floor(box.y) - 2), frame.height - 1) // _ALIGN * _ALIGN
     right = max(left + 2, min(frame.width, math.ceil(box.x + box.width) + 2))
     bottom = max(top + 2, min(frame.height, math.ceil(box.y + box.height) + 2))
-    right, bottom = min(right, frame.width), min(bottom, frame.height)
+    right, bottom = min(right + right % 2, frame.width), min(bottom + bottom % 2, frame.height)
     width, height = right - left, bottom - top
     if name not in _PLANAR or width * height * 2 > frame.width * frame.height:
         return frame, 0, 0

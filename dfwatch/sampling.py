@@ -24,6 +24,7 @@ SEEK_COST = 2.0
 KEY_COST = 2.0
 # A run of frames to which no other frame refers is seldom longer than this.
 REFERENCE_FRAMES = 8
+WORTH_HOPPING = 0.85
 
 
 class FrameIndex(Protocol):
@@ -158,7 +159,8 @@ def plan_sample(
     rolled = 1.0 - skippable_share if reference_only else 1.0
     through_cost = rolled * (index.count(0.0, through[-1].target_s) + 1) / (1 + 0.6 * (threads - 1)) if through else 0.0
     hops, hops_cost = _plan_hops(index, through, rolled, exact=exact)
-    if hops_cost < through_cost:
+    # Hops that decode nearly everything anyway are no gain, and the middle of a slice is the better frame.
+    if hops_cost < WORTH_HOPPING * through_cost:
         every_key = all(pick.is_key for pick in hops)
         strategy = "exact" if exact else "keyframes" if every_key else "seek"
         return Plan(strategy, hops, hops=True, reference_only=reference_only, cost=hops_cost)

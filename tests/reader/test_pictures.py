@@ -170,8 +170,20 @@ def test_high_dynamic_range_is_flagged_and_read(tmp_path: Path, transfer: int) -
     reading = read(path, frames=4)
     assert "high_dynamic_range" in {flag.flag for flag in reading.quality}
     assert len(reading.crops) == 4
-    red, green, blue = reading.crops[0].reshape(-1, 3).mean(axis=0)
-    assert red > green > blue
+    for crop in reading.crops:
+        red, green, blue = crop.reshape(-1, 3).mean(axis=0)
+        assert red > green > blue
+
+
+@pytest.mark.parametrize("size", [(96, 64), (97, 65), (35, 33)])
+@pytest.mark.parametrize("place", [0, 7, 31])
+def test_wide_colours_of_any_size(size: tuple[int, int], place: int) -> None:
+    frame = av.VideoFrame.from_ndarray(np.full((size[1], size[0], 3), (180, 120, 70), np.uint8), format="rgb24")
+    frame = frame.reformat(format="yuv420p10le", dst_colorspace="BT2020")
+    frame.colorspace, frame.color_trc, frame.color_primaries = 9, HLG, 9
+    crop = VideoPicture(frame, Orientation(), 1.0, Converter()).crop(Box(place, place, 33, 31), 16)
+    assert np.ptp(crop.astype(int), axis=(0, 1)).max() <= 6
+    assert crop[8, 8, 0] > crop[8, 8, 1] > crop[8, 8, 2]
 
 
 def test_interlaced(tmp_path: Path) -> None:
