@@ -23,6 +23,11 @@ _SHOWN = (
     "ECE",
 )
 
+_ZERO = (
+    "A bootstrap cannot show what did not occur: where a rate is 0 (or 1) its interval is too narrow. "
+    "None of 9 is compatible with up to 28 %, none of 300 with up to 1 %."
+)
+
 
 def render(bundle: Bundle) -> str:
     """Return the card as Markdown."""
@@ -71,6 +76,16 @@ def render(bundle: Bundle) -> str:
         "95 % intervals in brackets, by a bootstrap over groups.",
         "",
     ]
+    parts += [_ZERO, ""]
+    trained = bundle.metrics.get("training")
+    if isinstance(trained, dict):
+        parts += [
+            (
+                f"The weights are those of step {trained.get('weights_of_step')} of {trained.get('steps_of_recipe')} of "
+                f"the recipe (averaged), chosen by their AUC on the select part, {trained.get('select_auc')}."
+            ),
+            "",
+        ]
     for name, measured in bundle.metrics.items():
         if isinstance(measured, dict) and "all" in measured:
             parts += _measured(name, measured)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dfwatch.errors import TrainingError
 from dfwatch.models.bundle import (
+    BUNDLE_FILE,
     CARD_FILE,
     Bundle,
     Calibration,
@@ -102,6 +103,10 @@ def _write(folder: str | Path, bundle: Bundle, weights: dict[str, Any] | Path) -
     written = write_bundle(folder, bundle, weights)
     with open(os.path.join(folder, CARD_FILE), "w", encoding="utf-8") as stream:
         stream.write(card.render(written))
+    # A service under another user must be able to read what a person's umask may have closed.
+    for name in (CARD_FILE, BUNDLE_FILE, written.weights_file, written.training.groups_file):
+        if name:
+            os.chmod(os.path.join(folder, name), 0o644)
     return written
 
 

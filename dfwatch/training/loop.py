@@ -141,6 +141,7 @@ class Trainer:
         if options.threads:
             torch.set_num_threads(options.threads)
         torch.manual_seed(recipe.seed)
+        torch.backends.cudnn.benchmark = True  # one shape for each stage: measure the kernels once
         self.network = architectures.build(recipe.architecture.name, recipe.architecture.options)
         quiet_classifier(self.network)
         self.taken_over = load_initial(self.network, recipe)

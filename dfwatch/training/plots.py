@@ -135,7 +135,7 @@ def training_curves(log: Sequence[dict[str, Any]]) -> bytes:
     )
     right.set_ylabel("AUC, accuracy")
     handles = [*axes.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
-    axes.legend(handles=handles, loc="center right", fontsize=8)
+    axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4, fontsize=8, frameon=False)
     return _svg(figure)
 
 
