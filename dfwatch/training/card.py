@@ -81,8 +81,9 @@ def render(bundle: Bundle) -> str:
     if isinstance(trained, dict):
         parts += [
             (
-                f"The weights are those of step {trained.get('weights_of_step')} of {trained.get('steps_of_recipe')} of "
-                f"the recipe (averaged), chosen by their AUC on the select part, {trained.get('select_auc')}."
+                f"The weights are those of step {trained.get('weights_of_step')} of the recipe's "
+                f"{trained.get('steps_of_recipe')} (averaged), chosen by their AUC on the select part, "
+                f"{trained.get('select_auc')}."
             ),
             "",
         ]

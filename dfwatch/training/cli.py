@@ -119,6 +119,7 @@ def _add_evaluate(subparsers: Subparsers) -> None:
         "--include-trained", action="store_true", help="report on groups that the bundle was trained on, with a warning"
     )
     parser.add_argument("--store", metavar="NAME", help="store the figures in the bundle under metrics.NAME")
+    parser.add_argument("--margin", type=float, metavar="M", help="cut crops with another margin than the bundle's")
     parser.add_argument("--rounds", type=int, default=1000, help="rounds of the bootstrap (1000)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (auto)")
     parser.set_defaults(handler=_lazy("run_evaluate"))

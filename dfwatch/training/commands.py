@@ -35,6 +35,7 @@ from dfwatch.training.summary import evaluate, summarise
 if TYPE_CHECKING:
     import argparse
 
+    from dfwatch.models.bundle import Bundle
     from dfwatch.training.judging import Judged
 
 
@@ -140,11 +141,15 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Run `dfwatch evaluate`."""
     bundle = load_bundle(arguments.bundle)
+    if arguments.margin is not None:
+        if arguments.store:
+            raise TrainingError("evaluating", arguments.bundle, "--store keeps no figures of another --margin")
+        bundle = dataclasses.replace(bundle, crop=dataclasses.replace(bundle.crop, margin=arguments.margin))
     if bool(arguments.videos) == bool(arguments.pack):
         raise TrainingError("evaluating", arguments.bundle, "give either --videos, or --data and --pack")
     items: list[Item] = []
     if arguments.videos:
-        judged, trained, data = _judge_videos(arguments)
+        judged, trained, data = _judge_videos(arguments, bundle)
     else:
         items = _items(arguments)
         if not arguments.all_fakes:
@@ -169,14 +174,13 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _judge_videos(arguments: argparse.Namespace) -> tuple[list[Judged], int, str]:
+def _judge_videos(arguments: argparse.Namespace, bundle: Bundle) -> tuple[list[Judged], int, str]:
     from dfwatch.training.videos import open_judge  # noqa: PLC0415 - starts reader processes
 
-    bundle = load_bundle(arguments.bundle)
     layout = layouts.detect(arguments.videos) if arguments.layout == "auto" else arguments.layout
     sources = layouts.scan(layout, arguments.videos)
     trained = refuse_trained(bundle, [source.group for source in sources], allowed=arguments.include_trained)
-    with open_judge(arguments.bundle, arguments.device) as judge, tqdm(total=len(sources), unit="video") as bar:
+    with open_judge(bundle, arguments.device) as judge, tqdm(total=len(sources), unit="video") as bar:
         judged = judge_videos(judge, sources, lambda done, _: bar.update(done - bar.n) and None)
     return (
         judged,

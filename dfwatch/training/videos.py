@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
+    from dfwatch.models.bundle import Bundle
     from dfwatch.training.crops import CutSpec, Source
 
 
@@ -95,7 +96,7 @@ class VideoCutter:
 
 
 @contextlib.contextmanager
-def open_judge(bundle: str, device: str) -> Iterator[Callable[[str], dict[str, Any]]]:
+def open_judge(bundle: Bundle, device: str) -> Iterator[Callable[[str], dict[str, Any]]]:
     """Give a function from a path to the sidecar document, as `dfwatch scan` makes it, with default settings."""
     from dfwatch.detector import Detector  # noqa: PLC0415 - torch is needed for judging only
     from dfwatch.judge import Judge  # noqa: PLC0415
