@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from dfwatch.errors import UndecodableError
-from dfwatch.faces import crop_region
+from dfwatch.faces import FaceSearch, crop_region
 from dfwatch.inbox.containers import declared_length
 from dfwatch.quality import Measured, quality_flags
 from dfwatch.reading import Box, Face, Reading, SampledFrame, Sampling, VideoInfo
@@ -62,6 +62,14 @@ class _Harvest:
     sightings: list[list[Sighting]] = field(default_factory=list)
     crops: list[NDArray[np.uint8]] = field(default_factory=list)
     measured: Measured = field(default_factory=Measured)
+
+
+@dataclass(frozen=True, slots=True)
+class _Eyes:
+    """What remembers one video's earlier frames."""
+
+    scenes: SceneCounter
+    search: FaceSearch
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +145,12 @@ class MediaReader:
                 warnings=_warnings(video, found, extent),
             )
 
+    def _eyes(self) -> _Eyes:
+        return _Eyes(SceneCounter(), FaceSearch(self._finder, self._faces))
+
     def _harvest(self, video: Video, plan: Plan, crop: CropSpec, stages: _Stages) -> _Harvest:
         harvest = _Harvest()
-        scenes = SceneCounter()
+        eyes = self._eyes()
         sample = video.sample(plan)
         while True:
             with stages.stage("decode"):
@@ -147,17 +158,17 @@ class MediaReader:
             if taken is None:
                 return harvest
             with stages.stage("faces"):
-                self._look(taken.picture, taken.time_s, crop, scenes, harvest)
+                self._look(taken.picture, taken.time_s, crop, eyes, harvest)
 
-    def _look(self, picture: Picture, time_s: float, crop: CropSpec, scenes: SceneCounter, harvest: _Harvest) -> None:
+    def _look(self, picture: Picture, time_s: float, crop: CropSpec, eyes: _Eyes, harvest: _Harvest) -> None:
         index = len(harvest.frames)
         harvest.frames.append(SampledFrame(index, time_s))
         small = picture.search_bgr(self._faces.detect_side_px)
         harvest.measured.add_frame(small)
-        scene = scenes.add(small)
+        scene = eyes.scenes.add(small)
         scale_x, scale_y = picture.width / small.shape[1], picture.height / small.shape[0]
         sightings: list[Sighting] = []
-        for box, score in self._finder.find(small, self._faces.min_score):
+        for box, score in eyes.search.find(small, scene):
             if len(sightings) == self._faces.max_per_frame:
                 break
             full = Box(box.x * scale_x, box.y * scale_y, box.width * scale_x, box.height * scale_y)
@@ -188,7 +199,7 @@ class MediaReader:
             video.check_size(picture.width, picture.height)
         harvest = _Harvest()
         with stages.stage("faces"):
-            self._look(picture, 0.0, crop, SceneCounter(), harvest)
+            self._look(picture, 0.0, crop, self._eyes(), harvest)
         stored = video.info(None)
         return self._reading(
             VideoInfo(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dfwatch.config import FaceSettings
 from dfwatch.errors import MissingExtraError
-from dfwatch.faces import YUNET_SHA256, FaceFinder, crop_region, cut_crop, load_model
+from dfwatch.faces import YUNET_SHA256, Detection, FaceFinder, FaceSearch, crop_region, cut_crop, load_model
 from dfwatch.reading import Box, CropSpec
 from tests.clips import PlacedFace, paint
 
@@ -45,6 +45,49 @@ def test_faces_come_largest_first(finder: FaceFinder) -> None:
 def test_no_face(finder: FaceFinder) -> None:
     assert finder.find(paint(0, (320, 240), faces=()), 0.6) == []
     assert finder.find(np.zeros((16, 16, 3), np.uint8), 0.6) == []
+
+
+class CountingFinder:
+    """Counts searches by the width of the picture, and finds what the test says."""
+
+    def __init__(self, side_px: float = 100.0) -> None:
+        self.widths: list[int] = []
+        self.side_px = side_px
+        self.misses_at_half = False
+
+    def find(self, picture: np.ndarray, min_score: float) -> list[Detection]:
+        width = picture.shape[1]
+        self.widths.append(width)
+        if width == 320 and self.misses_at_half:
+            return []
+        side = self.side_px * width / 640
+        return [Detection(Box(10 * width / 640, 20 * width / 640, side, side), min_score)]
+
+
+def searches(finder: CountingFinder, scenes: list[int]) -> list[int]:
+    search = FaceSearch(finder, FaceSettings())  # type: ignore[arg-type]
+    for scene in scenes:
+        found = search.find(np.zeros((360, 640, 3), np.uint8), scene)
+        assert [face.box for face in found] == [Box(10, 20, finder.side_px, finder.side_px)]
+    return finder.widths
+
+
+def test_large_faces_are_followed_at_half_size() -> None:
+    assert searches(CountingFinder(), [0] * 9) == [640, 320, 320, 320, 640, 320, 320, 320, 640]
+
+
+def test_small_faces_are_searched_at_full_size() -> None:
+    assert searches(CountingFinder(side_px=30), [0] * 4) == [640] * 4
+
+
+def test_a_cut_asks_for_a_full_search() -> None:
+    assert searches(CountingFinder(), [0, 0, 1, 1]) == [640, 320, 640, 320]
+
+
+def test_a_face_missed_at_half_size_is_searched_again() -> None:
+    finder = CountingFinder()
+    finder.misses_at_half = True
+    assert searches(finder, [0, 0]) == [640, 320, 640]
 
 
 def test_the_packaged_model_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
