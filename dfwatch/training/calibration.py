@@ -94,7 +94,7 @@ def choose_thresholds(
         )
     # A verdict never contradicts its own probability, however well the held-out groups part.
     fake = max(0.5, _just_above(reals[len(reals) - 1 - allowed]))
-    real = min(0.5, float(np.quantile(fakes, miss_rate, method="lower")))
+    real = min(0.5, float(np.floor(1e4 * np.quantile(fakes, miss_rate, method="lower")) / 1e4))
     return Thresholds(real=real, fake=fake, false_positive_rate=float(np.mean(reals >= fake)), chosen_on=chosen_on)
 
 

@@ -18,6 +18,9 @@ from dfwatch.training.augment import AugmentSpec
 from dfwatch.training.splits import SplitRule
 from dfwatch.training.windows import REFERENCE_MARGIN, REFERENCE_SHIFT_Y
 
+# Settings younger than the first shipped run. At their defaults they change nothing, so they keep out of the digest.
+_ADDED_LATER = (("augment", "h264_share", 0.0), ("augment", "h264_crf", (20, 40)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchitectureSpec:
@@ -177,6 +180,9 @@ class Recipe:
         """Return a hash of all that decides the training; a run resumes only under the recipe it began with."""
         settings = dataclasses.asdict(self)
         del settings["about"]
+        for section, key, default in _ADDED_LATER:
+            if settings[section][key] == default:
+                del settings[section][key]
         text = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from functools import partial
 from typing import TYPE_CHECKING
 
-import av
 import cv2
 import numpy as np
 
-from dfwatch.training.augment import reencode
+from dfwatch.training.codecs import h264, jpeg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,31 +34,6 @@ def noise(crop: NDArray[np.uint8], sigma: float) -> NDArray[np.uint8]:
     """Add grey Gaussian noise, the same on every call."""
     grain = np.random.default_rng(0).normal(0, sigma, (*crop.shape[:2], 1))
     return np.clip(np.rint(crop + grain), 0, 255).astype(np.uint8)
-
-
-def jpeg(crop: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """Encode as JPEG and decode."""
-    return reencode(crop, ".jpg", cv2.IMWRITE_JPEG_QUALITY, quality)
-
-
-def h264(crop: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
-    """Encode as a key frame of H.264 at a constant rate factor and decode."""
-    side = crop.shape[0] - crop.shape[0] % 2
-    memory = io.BytesIO()
-    with av.open(memory, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=25, options={"crf": str(crf), "preset": "veryfast"})
-        stream.width = stream.height = side
-        stream.pix_fmt = "yuv420p"
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(crop[:side, :side]), format="rgb24")
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    memory.seek(0)
-    with av.open(memory, "r") as played:
-        picture = np.asarray(next(played.decode(video=0)).to_ndarray(format="rgb24"), np.uint8)
-    if side != crop.shape[0]:
-        size = (crop.shape[1], crop.shape[0])
-        picture = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_LINEAR), np.uint8)
-    return picture
 
 
 CHANGES: dict[str, Change] = {

@@ -19,6 +19,7 @@ ALWAYS = AugmentSpec(
     colour_share=1,
     jpeg_share=1,
     webp_share=1,
+    h264_share=1,
 )
 
 

@@ -83,3 +83,10 @@ def test_the_digest_follows_every_setting(tmp_path: Path) -> None:
     assert load_recipe(write(tmp_path, SMALL)).digest() == one
     assert load_recipe(write(tmp_path, SMALL + "seed: 2\n")).digest() != one
     assert load_recipe(write(tmp_path, SMALL + "augment: {jpeg_share: 0.5}\n")).digest() != one
+
+
+def test_settings_that_came_later_leave_older_digests_alone(tmp_path: Path) -> None:
+    one = load_recipe(write(tmp_path, SMALL)).digest()
+    assert load_recipe(write(tmp_path, SMALL + "augment: {h264_share: 0.0}\n")).digest() == one
+    assert load_recipe(write(tmp_path, SMALL + "augment: {h264_share: 0.1}\n")).digest() != one
+    assert load_recipe(write(tmp_path, SMALL + "about: {version: '3'}\n")).digest() == one
