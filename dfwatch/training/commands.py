@@ -21,7 +21,7 @@ from dfwatch.training.batches import Item, open_pools
 from dfwatch.training.calibration import choose_thresholds, fit_calibration
 from dfwatch.training.cli import INCOMPLETE
 from dfwatch.training.crops import CutSpec
-from dfwatch.training.export import export_bundle, read_log, update_bundle
+from dfwatch.training.export import export_bundle, read_log, split_rule, update_bundle
 from dfwatch.training.judging import judge_crops, judge_videos, refuse_trained
 from dfwatch.training.loop import RunOptions, open_trainer
 from dfwatch.training.metrics import Cut, auc
@@ -110,7 +110,7 @@ def run_train(arguments: argparse.Namespace) -> int:
 def run_calibrate(arguments: argparse.Namespace) -> int:
     """Run `dfwatch calibrate`."""
     bundle = load_bundle(arguments.bundle)
-    items = _as_many_fakes_as_reals(_items(arguments))
+    items = _as_many_fakes_as_reals(_items(arguments, split_rule(bundle)))
     refuse_trained(bundle, [item.record.group for item in items], allowed=False)
     detector = Detector.load(bundle, ModelSettings(device=arguments.device))
     judged = judge_crops(detector, items, keep_pictures=False)
@@ -151,7 +151,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     if arguments.videos:
         judged, trained, data = _judge_videos(arguments, bundle)
     else:
-        items = _items(arguments)
+        items = _items(arguments, split_rule(bundle))
         if not arguments.all_fakes:
             items = _as_many_fakes_as_reals(items)
         trained = refuse_trained(bundle, [item.record.group for item in items], allowed=arguments.include_trained)
@@ -189,14 +189,14 @@ def _judge_videos(arguments: argparse.Namespace, bundle: Bundle) -> tuple[list[J
     )
 
 
-def _items(arguments: argparse.Namespace) -> list[Item]:
+def _items(arguments: argparse.Namespace, rule: SplitRule) -> list[Item]:
     if not arguments.data:
         raise TrainingError("opening the packs", ", ".join(arguments.pack), "--data is missing")
     excluded = _excluded(arguments)
     found: list[Item] = []
     for name in arguments.pack:
         pack = Pack(os.path.join(arguments.data, name))
-        found.extend(Item(pack, record) for record in take(pack.records, arguments.split, SplitRule(), excluded))
+        found.extend(Item(pack, record) for record in take(pack.records, arguments.split, rule, excluded))
     if not found:
         raise TrainingError("opening the packs", arguments.data, f"their {arguments.split} part is empty")
     return found

@@ -25,6 +25,7 @@ from dfwatch.models.checkpoints import half_precision, read_state_dict
 from dfwatch.reading import CropSpec
 from dfwatch.training import card
 from dfwatch.training.loop import BEST_NAME, LOG_NAME
+from dfwatch.training.splits import SplitRule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -92,6 +93,7 @@ def export_bundle(run_folder: str, recipe: Recipe, folder: str, groups: Iterable
 def _training_facts(run_folder: str, best_entry: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     return {
         "recipe_digest": recipe.digest(),
+        "split": dataclasses.asdict(recipe.data.split),
         "steps_of_recipe": recipe.total_steps,
         "steps_trained": max((entry["step"] for entry in read_log(run_folder)), default=0),
         "weights_of_step": best_entry.get("step"),
@@ -108,6 +110,13 @@ def _write(folder: str | Path, bundle: Bundle, weights: dict[str, Any] | Path) -
         if name:
             os.chmod(os.path.join(folder, name), 0o644)
     return written
+
+
+def split_rule(bundle: Bundle) -> SplitRule:
+    """Return the rule by which a bundle's groups were dealt; the usual one for bundles that do not say."""
+    trained = bundle.metrics.get("training")
+    told = trained.get("split") if isinstance(trained, dict) else None
+    return SplitRule(**told) if isinstance(told, dict) else SplitRule()
 
 
 def update_bundle(bundle: Bundle, **changes: Any) -> Bundle:  # noqa: ANN401 - fields of Bundle

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import time
 from dataclasses import dataclass
@@ -28,13 +27,14 @@ from dfwatch.training.batches import (
     plain_crops,
 )
 from dfwatch.training.metrics import auc
+from dfwatch.training.optim import Averaged, build_optimizer, learning_rate
 from dfwatch.training.pretrained import load_initial, quiet_classifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from dfwatch.training.recipe import Recipe
 
@@ -77,35 +77,6 @@ class Progress:
     finished: bool = False
 
 
-class Averaged:
-    """Exponential moving average of a network's weights and buffers (Polyak averaging), in float32."""
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self._decay = decay
-        self.state = {key: value.detach().clone() for key, value in network.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        """Take in the network after a step; early steps count more, so that the first weights are soon forgotten."""
-        decay = min(self._decay, (1 + step) / (10 + step))
-        for key, value in network.state_dict().items():
-            if value.is_floating_point():
-                self.state[key].lerp_(value, 1 - decay)
-            else:
-                self.state[key].copy_(value)
-
-
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Return the rate of a step: linear warm-up, then half a cosine."""
-    optim, total = recipe.optim, recipe.total_steps
-    warmup = max(1, round(optim.warmup_share * total))
-    if step < warmup:
-        return optim.lr * (step + 1) / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    share = optim.final_share + (1 - optim.final_share) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return optim.lr * share
-
-
 def to_input(
     crops: NDArray[np.uint8] | Tensor, recipe_mean: Sequence[float], recipe_std: Sequence[float], device: str
 ) -> Tensor:
@@ -146,7 +117,7 @@ class Trainer:
         quiet_classifier(self.network)
         self.taken_over = load_initial(self.network, recipe)
         self.network.to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = _optimizer(self.network, recipe)
+        self.optimizer = build_optimizer(self.network, recipe)
         self.averaged = Averaged(self.network, recipe.ema_decay)
         self.progress = Progress()
         self.maker = BatchMaker(recipe, pools)
@@ -361,28 +332,24 @@ def _as_it_is(batch: Any) -> Any:  # noqa: ANN401 - torch hands over whatever th
     return batch
 
 
-def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Weight decay for weights, none for norms and biases."""
-    optim = recipe.optim
-    decayed = [value for value in network.parameters() if value.ndim > 1]
-    kept = [value for value in network.parameters() if value.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": optim.weight_decay},
-        {"params": kept, "weight_decay": 0.0},
-    ]
-    if optim.name == "sgd":
-        return torch.optim.SGD(groups, lr=optim.lr, momentum=0.9, nesterov=True)
-    kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
-    return kind(groups, lr=optim.lr)
-
-
 def open_measured(data_root: str, recipe: Recipe, excluded: frozenset[str]) -> list[Item]:
-    """Return the select part, as many fakes as reals, the same ones on every call."""
+    """Return the select part, as many fakes as reals, the same ones on every call.
+
+    Raises:
+        TrainingError: When it lacks a label: no step could be chosen over another.
+    """
     items = open_items(data_root, recipe.data.packs, recipe, excluded, "select")
     rng = np.random.default_rng(0)
     chosen: list[Item] = []
     by_label = [[item for item in items if item.record.is_fake == fake] for fake in (False, True)]
     count = min(recipe.measure_crops, *(len(part) for part in by_label))
+    if not count:
+        raise TrainingError(
+            "opening the held-out data",
+            data_root,
+            f"its select part has {len(by_label[0])} real and {len(by_label[1])} fake crops",
+            hint="for few groups set data.split in the recipe, e.g. {select: 0.3, test: 0.2}, or the index's column",
+        )
     for part in by_label:
         chosen.extend(part[int(place)] for place in sorted(rng.permutation(len(part))[:count]))
     return chosen

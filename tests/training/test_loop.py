@@ -196,6 +196,13 @@ def test_every_real_is_seen_once_in_an_epoch(data_root: str) -> None:
     assert all(real.record.group == fake.record.group for real, fake in pairs)
 
 
+def test_an_empty_select_part_is_refused_with_advice(data_root: str) -> None:
+    made = recipe()
+    held_out = frozenset(item.record.group for item in open_measured(data_root, made, frozenset()))
+    with pytest.raises(TrainingError, match="0 real and 0 fake"):
+        open_measured(data_root, made, held_out)
+
+
 def test_an_empty_training_part_is_refused(data_root: str) -> None:
     everything = frozenset(f"group{number}" for number in range(60))
     with pytest.raises(TrainingError, match="no labelled crops of both labels"):

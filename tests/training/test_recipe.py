@@ -6,7 +6,7 @@ import pytest
 
 from dfwatch.errors import TrainingError
 from dfwatch.models import architectures
-from dfwatch.training.loop import learning_rate
+from dfwatch.training.optim import learning_rate
 from dfwatch.training.recipe import load_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
