@@ -30,9 +30,17 @@ class Health:
         paused: Why nothing new is taken in; empty when it is.
         blocked: Files that cannot be moved out of the inbox, and why (at most 20).
         deaf: Why file events do not reach the daemon; empty when they do or are not wanted.
+        trouble: What of the disk or the machine keeps the work from going on; empty while all is well.
         late: Stages that have made no progress for too long.
         last: The last outcome: name, status, verdict, p_fake, at.
         watch: How well the watching works.
+        oldest_ready_s: How long the oldest complete file has waited to be claimed.
+        queues: Videos between two stages, by queue.
+        reader_restarts: Reader processes that were replaced because they died, hung or broke a limit.
+        disk_free_bytes: Room under the root; None when it cannot be told.
+        device_memory_bytes: Memory of the accelerator by kind; empty for a CPU.
+        stages: ``median_ms`` and ``slowest_ms`` of each stage over the last files.
+        sinks: How far behind each sink is: sink, pending, dead, oldest_s.
     """
 
     pid: int
@@ -51,9 +59,17 @@ class Health:
     paused: str = ""
     blocked: tuple[str, ...] = ()
     deaf: str = ""
+    trouble: str = ""
     late: tuple[str, ...] = ()
     last: dict[str, Any] | None = None
     watch: dict[str, Any] = field(default_factory=dict)
+    oldest_ready_s: float = 0.0
+    queues: dict[str, int] = field(default_factory=dict)
+    reader_restarts: int = 0
+    disk_free_bytes: int | None = None
+    device_memory_bytes: dict[str, int] = field(default_factory=dict)
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+    sinks: tuple[dict[str, Any], ...] = ()
 
 
 def write(path: str, health: Health) -> None:
