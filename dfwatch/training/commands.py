@@ -181,7 +181,11 @@ def _judge_videos(arguments: argparse.Namespace, bundle: Bundle) -> tuple[list[J
     sources = layouts.scan(layout, arguments.videos)
     trained = refuse_trained(bundle, [source.group for source in sources], allowed=arguments.include_trained)
     with open_judge(bundle, arguments.device) as judge, tqdm(total=len(sources), unit="video") as bar:
-        judged = judge_videos(judge, sources, lambda done, _: bar.update(done - bar.n) and None)
+
+        def show(done: int, _total: int) -> None:
+            bar.update(done - bar.n)
+
+        judged = judge_videos(judge, sources, show)
     return (
         judged,
         trained,
