@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from dataclasses import dataclass, replace
@@ -25,7 +26,11 @@ if TYPE_CHECKING:
 _SLACK_S = 1e-5
 _PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE; 0 is unknown, the others are interlaced
 # How much earlier to seek, in seconds, when a seek ended too late: some containers seek by guessing.
-_BACK_OFF_S = (0.0, 1.0, 8.0, 64.0)
+_BACK_OFF_S = (0.0, 1.0, 4.0, 16.0, 64.0)
+_GROUP_PACKETS = 3000
+# These have no index, and a seek ends at any packet near the time, often behind the key frame that is wanted.
+_SEEKS_BY_GUESS = frozenset({"mpegts", "mpeg"})
+_AHEAD_S = 1.0
 
 
 class Taken(NamedTuple):
@@ -191,16 +196,17 @@ class Sampler:
                     return taken
             # No key frame where one should be, or a damaged one: any frame of the slice will do.
             pick = replace(pick, target_s=pick.start_s)
-        packet = self._seek_key_before(min(key_s, pick.target_s), pick.end_s)
-        if packet is None:
+        group = self._seek_key_before(min(key_s, pick.target_s), pick.end_s)
+        if not group:
             return None
-        self._pending.extend(self._decode(packet))
+        self._packets = itertools.chain(group, self._packets or ())
         return self._roll(pick)
 
     def _seek_key_in(self, pick: Pick) -> VideoPacket | None:
         """The first key frame at or after the pick's and within its slice; the packets before it are not decoded."""
         tolerance = 0.45 * self._source.frame_s
-        if not self._seek(pick.target_s + tolerance):
+        ahead_s = _AHEAD_S if self._source.container.format.name in _SEEKS_BY_GUESS else -tolerance
+        if not self._seek(pick.target_s - ahead_s):
             return None
         for packet, time_s in self._timed_packets():
             if time_s is not None and time_s >= pick.end_s:
@@ -209,24 +215,32 @@ class Sampler:
                 return packet
         return None
 
-    def _seek_key_before(self, time_s: float, end_s: float) -> VideoPacket | None:
-        """A key frame at or before a time, or else the first one before ``end_s``."""
+    def _seek_key_before(self, time_s: float, end_s: float) -> list[VideoPacket]:
+        """Packets from the last key frame at or before a time, or else from the first one before ``end_s``."""
         tolerance = 0.45 * self._source.frame_s
         for back_s in _BACK_OFF_S:
             start_s = time_s - back_s
             if not self._seek(start_s + tolerance):
-                return None
-            for packet, found_s in self._timed_packets():
-                if found_s is not None and found_s >= end_s:
-                    break
-                if not packet.is_keyframe:
-                    continue
-                if found_s is None or found_s <= time_s + tolerance or start_s <= 0 or back_s == _BACK_OFF_S[-1]:
-                    return packet
-                break
-            if start_s <= 0:
-                return None
-        return None
+                return []
+            no_earlier = start_s <= self._source.frame_s or back_s == _BACK_OFF_S[-1]
+            group = self._group_before(time_s + tolerance, end_s, no_earlier=no_earlier)
+            if group or no_earlier:
+                return group
+        return []
+
+    def _group_before(self, time_s: float, end_s: float, *, no_earlier: bool) -> list[VideoPacket]:
+        # Some seeks end several key frames too early: demuxing on to the last one costs nothing beside decoding.
+        group: list[VideoPacket] = []
+        for packet, found_s in self._timed_packets():
+            if packet.is_keyframe and (found_s is None or found_s <= time_s or not group):
+                if found_s is not None and (found_s >= end_s or (found_s > time_s and not no_earlier)):
+                    return []
+                group = [packet]
+            elif group:
+                group.append(packet)
+            if group and (found_s is None or found_s >= time_s - self._source.frame_s or len(group) >= _GROUP_PACKETS):
+                return group
+        return group
 
     def _seek(self, time_s: float) -> bool:
         if time_s <= self._source.frame_s:

@@ -17,11 +17,11 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from dfwatch import reader_wire
-from dfwatch.errors import ReaderCrashError
+from dfwatch.errors import ReaderCrashError, ReaderStartError
 from dfwatch.reader_wire import HEAD, ProtocolError
 from dfwatch.reasons import Reason
 
@@ -44,6 +44,25 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "
 
 def _child_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _CHILD_ENVIRONMENT
+
+
+def reader_processes(settings: ReaderSettings, cores: int | None = None) -> int:
+    """How many reader processes to run: as configured, else one for every two cores, at least one, at most eight.
+
+    Args:
+        settings: The reader's settings.
+        cores: Cores that this process may use; None: ask the system.
+    """
+    return settings.processes or max(1, min(8, (cores or _cores()) // 2))
+
+
+def decoder_threads(settings: ReaderSettings, cores: int | None = None) -> int:
+    """Threads of one decoder: as configured, else the cores shared out among the processes, at most four."""
+    return settings.decoder_threads or max(1, min(4, (cores or _cores()) // reader_processes(settings, cores)))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 class _HungUpError(Exception):
@@ -81,7 +100,7 @@ class Reader:
     """
 
     def __init__(self, settings: ReaderSettings, faces: FaceSettings, *, child_module: str = CHILD_MODULE) -> None:
-        self._settings = settings
+        self._settings = replace(settings, decoder_threads=decoder_threads(settings))
         self._faces = faces
         self._module = child_module
         self._child: _Child | None = None
@@ -110,7 +129,7 @@ class Reader:
         """Have a child ready; returns what it says of itself.
 
         Raises:
-            ReaderCrashError: It did not come up.
+            ReaderStartError: It did not come up.
         """
         return self._ready_child().hello
 
@@ -125,6 +144,7 @@ class Reader:
         Raises:
             RefusedError: Kind of file, format, codec or a limit.
             UndecodableError: Nothing, or too little, could be decoded.
+            ReaderStartError: No child could be started; the file is not to blame.
             ReaderCrashError: The child died, hung or broke a limit; the next call starts a new one.
         """
         child = self._ready_child()
@@ -192,8 +212,8 @@ class Reader:
         options = json.dumps({"reader": asdict(self._settings), "faces": asdict(self._faces)})
         try:
             child = self._starter.submit(_Child, self._module, options).result()
-        except RuntimeError as error:
-            raise ReaderCrashError("starting", "the reader process", error, reason=Reason.READER_CRASHED) from error
+        except (RuntimeError, OSError) as error:
+            raise ReaderStartError("starting", "the reader process", error, reason=Reason.READER_CRASHED) from error
         self._jobs = 0
         with self._lock:
             if not self._closed:
@@ -252,7 +272,7 @@ class _Child:
             self.process.wait()
             last_words = self.last_words()
             self.kill()
-            raise ReaderCrashError(
+            raise ReaderStartError(
                 "starting",
                 "the reader process",
                 last_words or f"it did not come up ({type(error).__name__.strip('_')})",

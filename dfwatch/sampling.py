@@ -131,9 +131,7 @@ def slice_bounds(duration_s: float, slices: int) -> list[tuple[float, float]]:
     return list(pairwise(edges))
 
 
-def plan_sample(
-    index: FrameIndex, frames: int, mode: str = "planned", *, skippable_share: float = 0.0, threads: int = 1
-) -> Plan:
+def plan_sample(index: FrameIndex, frames: int, mode: str = "planned", *, skippable_share: float = 0.0) -> Plan:
     """Plan the cheapest sample of ``frames`` frames.
 
     Args:
@@ -141,7 +139,6 @@ def plan_sample(
         frames: Frames wanted, one for each slice; slices in which no frame begins are left out.
         mode: ``planned`` or ``exact``.
         skippable_share: Share of the frames that the decoder can leave out because no other frame refers to them.
-        threads: Decoder threads; only reading through can use more than one well.
     """
     duration = index.duration_s
     bounds = [
@@ -157,7 +154,7 @@ def plan_sample(
     )
     through = tuple(Pick(number, start, end, start + step / 2) for number, start, end in bounds)
     rolled = 1.0 - skippable_share if reference_only else 1.0
-    through_cost = rolled * (index.count(0.0, through[-1].target_s) + 1) / (1 + 0.6 * (threads - 1)) if through else 0.0
+    through_cost = rolled * (index.count(0.0, through[-1].target_s) + 1) if through else 0.0
     hops, hops_cost = _plan_hops(index, through, rolled, exact=exact)
     # Hops that decode nearly everything anyway are no gain, and the middle of a slice is the better frame.
     if hops_cost < WORTH_HOPPING * through_cost:

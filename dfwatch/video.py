@@ -141,7 +141,6 @@ class Video:
                 frames,
                 mode,
                 skippable_share=_SKIPPABLE.get(self._source.codec, 0.0) if has_b_frames else 0.0,
-                threads=self._settings.decoder_threads or 1,
             )
         if mode == "exact":
             half = duration / frames / 2

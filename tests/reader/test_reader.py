@@ -16,7 +16,7 @@ import pytest
 
 from dfwatch.config import FaceSettings, ReaderSettings
 from dfwatch.errors import MediaError, ReaderCrashError, RefusedError, UndecodableError
-from dfwatch.reader import Reader
+from dfwatch.reader import Reader, decoder_threads, reader_processes
 from dfwatch.reading import CropSpec
 from dfwatch.reasons import Reason
 from tests.clips import make_clip, make_still
@@ -79,6 +79,15 @@ def test_a_child_reads_as_this_process_does(real: Reader, clip: Path) -> None:
     assert (there.crops == here.crops).all()
     assert there.crops.shape == (20, 96, 96, 3)
     assert set(there.timings_ms) == {"probe", "decode", "faces"}
+
+
+@pytest.mark.parametrize(
+    ("processes", "threads", "cores", "expected"),
+    [(0, 0, 1, (1, 1)), (0, 0, 2, (1, 2)), (0, 0, 8, (4, 2)), (0, 0, 64, (8, 4)), (4, 0, 2, (4, 1)), (3, 5, 2, (3, 5))],
+)
+def test_cores_are_shared_out(processes: int, threads: int, cores: int, expected: tuple[int, int]) -> None:
+    settings = ReaderSettings(processes=processes, decoder_threads=threads)
+    assert (reader_processes(settings, cores), decoder_threads(settings, cores)) == expected
 
 
 def test_hello_says_what_holds(real: Reader) -> None:

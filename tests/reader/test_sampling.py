@@ -24,9 +24,9 @@ def indexes(draw: st.DrawFn) -> ListedFrames:
     return ListedFrames(times, key_times, times[-1] + draw(st.floats(0.01, 1.0)))
 
 
-@given(indexes(), st.integers(1, 40), st.sampled_from(["planned", "exact"]), st.integers(1, 8))
-def test_one_pick_for_each_slice_with_a_frame(index: ListedFrames, frames: int, mode: str, threads: int) -> None:
-    plan = plan_sample(index, frames, mode, threads=threads, skippable_share=0.4)
+@given(indexes(), st.integers(1, 40), st.sampled_from(["planned", "exact"]))
+def test_one_pick_for_each_slice_with_a_frame(index: ListedFrames, frames: int, mode: str) -> None:
+    plan = plan_sample(index, frames, mode, skippable_share=0.4)
 
     occupied = {
         number
