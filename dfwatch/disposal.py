@@ -8,7 +8,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from dfwatch.errors import StorageError
-from dfwatch.intake import remove_job_folder
+from dfwatch.intake import is_there, remove_job_folder
 from dfwatch.reasons import Label
 from dfwatch.storage.crashpoints import crash_point
 from dfwatch.storage.durable import fsync_folder, rename_new
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from dfwatch.intake import Job
     from dfwatch.journal import JobRow, Journal
     from dfwatch.reasons import Status
-    from dfwatch.storage.layout import Layout
+    from dfwatch.storage.layout import DroppedName, Layout
 
 
-def dispose(
+def put_away(
     layout: Layout,
     journal: Journal,
     job: Job,
@@ -32,18 +32,29 @@ def dispose(
     sha256: str | None,
     outcome: OutcomeSettings,
 ) -> str | None:
-    """Bring a job to its end; repeating it after a crash is safe.
+    """Move, keep or delete a job's file; repeating it is safe, after a crash or a failure of the disk.
 
     Returns:
         Where the file now lies; None when it was deleted or is gone.
 
     Raises:
-        StorageError: The disk failed; the file is still in ``work/``.
+        StorageError: The disk failed.
     """
     action = action_for(label, outcome)
     try:
-        if not os.path.lexists(job.source):
-            media = None
+        if not is_there(job.source):
+            media = _find(
+                layout,
+                job.dropped,
+                job.id,
+                status=status,
+                label=label,
+                outcome=outcome,
+                sha256=sha256,
+                size_bytes=job.size_bytes,
+            )
+            if media is not None:
+                fsync_folder(os.path.dirname(media))
         elif action == "delete":
             os.unlink(job.source)
             media = None
@@ -52,44 +63,85 @@ def dispose(
             if media is None:
                 folder = make_folder(media_base(layout, status, label, outcome), job.dropped, job.id)
                 media = _move(job, folder, sha256)
-        crash_point("disposal.moved")
-        journal.closed(job.id, media=media)
-        crash_point("job.closed")
-        if os.path.isdir(job.folder):
-            remove_job_folder(job.folder)
-        crash_point("job.folder_removed")
     except OSError as exc:
-        raise StorageError(
-            "putting away",
-            job.dropped.shown,
-            exc.strerror or exc,
-            hint="check the disk and the permissions of the root",
-        ) from exc
+        raise _failed(job, exc) from exc
+    crash_point("disposal.moved")
     return media
+
+
+def close(journal: Journal, job: Job, media: str | None) -> None:
+    """Close a job whose file was put away; repeating it is safe.
+
+    Raises:
+        StorageError: The disk or the journal failed.
+    """
+    journal.closed(job.id, media=media)
+    crash_point("job.closed")
+    try:
+        if is_there(job.folder):
+            remove_job_folder(job.folder)
+    except OSError as exc:
+        raise _failed(job, exc) from exc
+    crash_point("job.folder_removed")
+
+
+def _failed(job: Job, exc: OSError) -> StorageError:
+    return StorageError(
+        "putting away", job.dropped.shown, exc.strerror or exc, hint="check the disk and the permissions of the root"
+    )
 
 
 def locate_media(layout: Layout, row: JobRow, outcome: OutcomeSettings) -> str | None:
     """Where the file of a published job lies that was moved just before a crash; None if it was deleted."""
-    label = None if row.verdict is None else Label(row.verdict)
-    if row.status is None or action_for(label, outcome) == "delete":
+    if row.status is None:
         return None
-    moved_to = os.path.join(media_base(layout, row.status, label, outcome), row.dropped.folder)
-    kept_in = os.path.join(layout.inbox, row.dropped.folder)
-    folder = kept_in if action_for(label, outcome) == "keep" else moved_to
-    for name in media_names(row.dropped.name, row.sha256, row.id):
-        path = os.path.join(folder, name)
-        if _is_it(path, row):
-            return path
+    label = None if row.verdict is None else Label(row.verdict)
+    return _find(
+        layout,
+        row.dropped,
+        row.id,
+        status=row.status,
+        label=label,
+        outcome=outcome,
+        sha256=row.sha256,
+        size_bytes=row.size_bytes,
+    )
+
+
+def _find(
+    layout: Layout,
+    dropped: DroppedName,
+    job_id: str,
+    *,
+    status: Status,
+    label: Label | None,
+    outcome: OutcomeSettings,
+    sha256: str | None,
+    size_bytes: int | None,
+) -> str | None:
+    if action_for(label, outcome) == "delete":
+        return None
+    base = media_base(layout, status, label, outcome)
+    folders = [os.path.join(base, dropped.folder), os.path.join(base, job_id)]
+    if action_for(label, outcome) == "keep":
+        folders.insert(0, os.path.join(layout.inbox, dropped.folder))
+    for folder in folders:
+        for name in media_names(dropped.name, sha256, job_id):
+            path = os.path.join(folder, name)
+            if _is_it(path, sha256, size_bytes):
+                return path
     return None
 
 
-def _is_it(path: str, row: JobRow) -> bool:
+def _is_it(path: str, sha256: str | None, size_bytes: int | None) -> bool:
     try:
         info = os.lstat(path)
-        if not stat.S_ISREG(info.st_mode) or row.sha256 is None:
-            return info.st_size == row.size_bytes
+        if info.st_size != size_bytes and size_bytes is not None:
+            return False
+        if not stat.S_ISREG(info.st_mode) or sha256 is None:
+            return size_bytes is not None
         with open(path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest() == row.sha256
+            return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
     except OSError:
         return False
 

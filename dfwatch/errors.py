@@ -11,9 +11,11 @@
         * RefusedError          the file was refused before or instead of decoding it
         * UndecodableError      the decoder delivered nothing that can be judged
         * ReaderCrashError      the decoder's process died, hung or broke its limits
+            * ReaderStartError  it could not be started: the machine's trouble and not the file's
         * FileChangedError      the bytes changed while they were read
     * StorageError              the disk, a folder or the journal failed
         * UnclaimableError      this one file cannot be moved out of the inbox
+        * JournalDamagedError   the journal is no database, or a broken one
         * RootLockedError       another daemon owns this root
     * SinkError                 a destination did not take a message
     * TrainingError             a data set, recipe or checkpoint of the training tools is unusable
@@ -113,6 +115,10 @@ class ReaderCrashError(MediaError):
     default_retryable = True
 
 
+class ReaderStartError(ReaderCrashError):
+    """The decoder's process could not be started: the machine's trouble (memory, processes), whatever the file."""
+
+
 class FileChangedError(MediaError):
     """The bytes changed while they were read; nothing about them is published."""
 
@@ -127,6 +133,12 @@ class StorageError(DfwatchError):
 
 class UnclaimableError(StorageError):
     """This one file cannot be moved out of the inbox, most often for want of permission; others may."""
+
+
+class JournalDamagedError(StorageError):
+    """The journal is no database, or a broken one; a new one is built from the folders at the next start."""
+
+    default_retryable = False
 
 
 class RootLockedError(StorageError):

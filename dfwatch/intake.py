@@ -1,7 +1,8 @@
 """Claiming a ready file: check what it is, move it out of everybody's reach, enter it in the journal.
 
 The claim is one rename into ``work/<job id>/source``. Before it, a small note with the dropped name is written into the
-job's folder, so that the folders alone tell what a half-finished job was about.
+job's folder, so that the folders alone tell what a half-finished job was about. ``claim`` moves the file, ``enter``
+makes the move durable and known; when the disk fails between the two, ``enter`` is called again until it succeeds.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from dfwatch.journal import JobRow, Journal
     from dfwatch.storage.layout import Layout
 
+# What tells of the machine and not of the one file.
+_MACHINES_TROUBLE = frozenset({
+    errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE,
+})  # fmt: skip
 SOURCE = "source"
 NOTE = "job.json"
 
@@ -41,6 +46,7 @@ class Job:
         evidence: Why it was held to be complete.
         alone: Whether it must run with no other job beside it.
         recovered: Whether an earlier run claimed it.
+        size_bytes: Its size when it was claimed; None where it was not looked at.
     """
 
     id: str
@@ -50,6 +56,7 @@ class Job:
     evidence: tuple[str, ...] = field(default=())
     alone: bool = False
     recovered: bool = False
+    size_bytes: int | None = None
 
     @property
     def source(self) -> str:
@@ -57,21 +64,20 @@ class Job:
         return os.path.join(self.folder, SOURCE)
 
 
-def claim(
-    layout: Layout, journal: Journal, relative: str, expected: Fingerprint, evidence: tuple[str, ...]
-) -> Job | None:
+def claim(layout: Layout, relative: str, expected: Fingerprint, evidence: tuple[str, ...]) -> Job | None:
     """Take a ready file out of the inbox; None if it vanished or is no longer the one that was found ready.
+
+    The job that is returned must be given to ``enter``.
 
     Args:
         layout: The service's folders.
-        journal: Where the job is entered.
         relative: The file's path relative to the inbox.
         expected: What it looked like when it was found ready.
         evidence: Why it is held to be complete; for the sidecar.
 
     Raises:
         UnclaimableError: This file cannot be moved; it is where it was.
-        StorageError: The disk failed.
+        StorageError: The disk failed; the file is where it was.
     """
     dropped = DroppedName.of(relative)
     path = os.path.join(layout.inbox, relative)
@@ -80,8 +86,10 @@ def claim(
     try:
         if not Fingerprint.from_stat(os.lstat(path)).same_bytes(expected, renamed=False):
             return None
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as exc:
+        raise _unclaimable(dropped, exc) from exc
     try:
         os.mkdir(job.folder)
         crash_point("intake.folder_made")
@@ -98,25 +106,39 @@ def claim(
         _remove_empty_job(job.folder)
         if exc.errno == errno.ENOENT:
             return None
-        raise UnclaimableError(
-            "claiming",
-            dropped.shown,
-            exc.strerror or exc,
-            hint="the service's user must be able to write to the folder that the file lies in",
-        ) from exc
+        raise _unclaimable(dropped, exc) from exc
     crash_point("intake.claimed")
     try:
         claimed = Fingerprint.from_stat(os.lstat(job.source))
         if not claimed.same_bytes(expected, renamed=True) and _give_back(job, path):
             return None
+    except OSError:
+        # Whatever it is that was caught, it is ours now, and is looked at when it is read.
+        return job
+    return replace(job, size_bytes=claimed.size_bytes)
+
+
+def enter(layout: Layout, journal: Journal, job: Job) -> None:
+    """Make a claim durable and enter it in the journal; repeating it is safe.
+
+    Raises:
+        StorageError: The disk failed; the file is in ``work/``, where the next start would find it.
+    """
+    try:
         fsync_folder(job.folder)
         fsync_folder(layout.work)
     except OSError as exc:
-        # The file is claimed; should this process die now, the next start finds it in its folder.
-        raise StorageError("claiming", dropped.shown, exc.strerror or exc, hint="check the disk") from exc
-    journal.add(job.id, dropped, received_at=job.received_at, size_bytes=claimed.size_bytes, evidence=evidence)
+        raise StorageError("claiming", job.dropped.shown, exc.strerror or exc, hint="check the disk") from exc
+    journal.add(job.id, job.dropped, received_at=job.received_at, size_bytes=job.size_bytes, evidence=job.evidence)
     crash_point("job.queued")
-    return job
+
+
+def _unclaimable(dropped: DroppedName, exc: OSError) -> StorageError:
+    cause = exc.strerror or str(exc)
+    if exc.errno in _MACHINES_TROUBLE:
+        return StorageError("claiming", dropped.shown, cause, hint="check the disk and the limit of open files")
+    hint = "the service's user must be able to write to the folder that the file lies in"
+    return UnclaimableError("claiming", dropped.shown, cause, hint=hint)
 
 
 def _give_back(job: Job, path: str) -> bool:
@@ -125,7 +147,7 @@ def _give_back(job: Job, path: str) -> bool:
         rename_new(job.source, path)
     except FileExistsError:
         return False
-    remove_job_folder(job.folder)
+    _remove_empty_job(job.folder)
     return True
 
 
@@ -134,16 +156,16 @@ def recover(layout: Layout, journal: Journal) -> list[Job]:
 
     Folders without a source are the traces of claims and endings that were cut short, and are removed. If several jobs
     were being read when the earlier run died, each of them runs alone, so that only the guilty one is found guilty.
+
+    Raises:
+        StorageError: The disk or the journal failed.
     """
-    jobs = []
-    for name in sorted(os.listdir(layout.work)):
-        folder = os.path.join(layout.work, name)
-        if not os.path.isdir(folder) or os.path.islink(folder):
-            continue
-        if not os.path.lexists(os.path.join(folder, SOURCE)):
-            _remove_empty_job(folder)
-            continue
-        jobs.append(_enter(_read_note(folder, name), journal))
+    try:
+        jobs = _left_behind(layout)
+    except OSError as exc:
+        raise StorageError("looking through", layout.work, exc.strerror or exc, hint="check the disk") from exc
+    for job in jobs:
+        enter(layout, journal, job)
     rows = {row.id: row for row in journal.unfinished()}
     reading = [row for row in rows.values() if row.state is State.READING]
     for row in reading:
@@ -153,8 +175,31 @@ def recover(layout: Layout, journal: Journal) -> list[Job]:
 
 
 def lost_sources(layout: Layout, journal: Journal) -> list[JobRow]:
-    """Unfinished jobs whose source is no longer in ``work/``: moved just before a crash, or taken by somebody."""
-    return [row for row in journal.unfinished() if not os.path.lexists(os.path.join(layout.work, row.id, SOURCE))]
+    """Unfinished jobs whose source is no longer in ``work/``: moved just before a crash, or taken by somebody.
+
+    Raises:
+        StorageError: The disk or the journal failed.
+    """
+    try:
+        return [row for row in journal.unfinished() if not is_there(os.path.join(layout.work, row.id, SOURCE))]
+    except OSError as exc:
+        raise StorageError("looking through", layout.work, exc.strerror or exc, hint="check the disk") from exc
+
+
+def _left_behind(layout: Layout) -> list[Job]:
+    jobs = []
+    for name in sorted(os.listdir(layout.work)):
+        folder = os.path.join(layout.work, name)
+        if not os.path.isdir(folder) or os.path.islink(folder):
+            continue
+        source = os.path.join(folder, SOURCE)
+        if not is_there(source):
+            _remove_empty_job(folder)
+            continue
+        job = replace(_read_note(folder, name), size_bytes=os.lstat(source).st_size)
+        _remove_second_name(layout, job)
+        jobs.append(job)
+    return jobs
 
 
 def _write_note(job: Job) -> None:
@@ -189,24 +234,32 @@ def _read_note(folder: str, job_id: str) -> Job:
         return Job(job_id, DroppedName("", job_id), folder, utc_now(), ("recovered without its note",))
 
 
-def _enter(job: Job, journal: Journal) -> Job:
-    journal.add(
-        job.id,
-        job.dropped,
-        received_at=job.received_at,
-        size_bytes=os.lstat(job.source).st_size,
-        evidence=job.evidence,
-    )
-    return job
+def _remove_second_name(layout: Layout, job: Job) -> None:
+    """Where files cannot be renamed without replacing, a claim cut short leaves the file under its old name too."""
+    path = os.path.join(layout.inbox, job.dropped.relative)
+    with suppress(OSError):
+        if os.path.samestat(os.lstat(path), os.lstat(job.source)):
+            os.unlink(path)
 
 
 def _remove_empty_job(folder: str) -> None:
-    """Remove a job's folder if it holds nothing but its note."""
-    try:
-        if set(os.listdir(folder)) <= {NOTE}:
+    """Remove a job's folder if it holds nothing but its note; what a sick disk leaves, the next start removes."""
+    with suppress(OSError):
+        if not is_there(os.path.join(folder, SOURCE)):
             remove_job_folder(folder)
-    except FileNotFoundError:
-        return
+
+
+def is_there(path: str) -> bool:
+    """Whether there is anything at a path; unlike ``os.path.lexists``, a sick disk is no "no".
+
+    Raises:
+        OSError: It cannot be told.
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def remove_job_folder(folder: str) -> None:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from dfwatch.errors import StorageError
+from dfwatch.errors import JournalDamagedError, StorageError
 from dfwatch.reasons import Reason, Status
 from dfwatch.storage.layout import DroppedName
 from dfwatch.storage.stamps import utc_now
@@ -97,6 +97,7 @@ class Journal:
     """One connection to the journal, shared by the daemon's threads.
 
     Raises:
+        JournalDamagedError: From every method: the file is no database, or a broken one.
         StorageError: From every method, when SQLite or the disk below it fails.
     """
 
@@ -120,6 +121,10 @@ class Journal:
                 raise
 
     def _prepare(self) -> None:
+        # Damage that is found now costs a new journal; found later, it costs the job in hand as well.
+        found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise JournalDamagedError("opening the journal", self._path, found)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
@@ -141,6 +146,10 @@ class Journal:
         try:
             yield
         except sqlite3.Error as exc:
+            if getattr(exc, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+                raise JournalDamagedError(
+                    f"{action} the journal", self._path, exc, hint="the next start sets it aside and builds a new one"
+                ) from exc
             raise StorageError(
                 f"{action} the journal", self._path, exc, hint="check the disk; 'dfwatch doctor' tells more"
             ) from exc

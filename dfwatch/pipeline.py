@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from dfwatch.document import Refusal
-from dfwatch.errors import DeviceError, FileChangedError, MediaError, ModelError, ReaderCrashError
+from dfwatch.errors import (
+    DeviceError,
+    FileChangedError,
+    MediaError,
+    ModelError,
+    ReaderCrashError,
+    ReaderStartError,
+    StorageError,
+)
 from dfwatch.inbox.completeness import Fingerprint
 from dfwatch.jobs import publisher
 from dfwatch.jobs.backlog import Backlog
@@ -39,7 +47,7 @@ if TYPE_CHECKING:
     from dfwatch.storage.layout import Layout
 
 _LONGEST_RETRY_DELAY_S: Final = 60.0
-_DISK_RETRY_DELAY_S: Final = 10.0
+_DISK_RETRY_DELAY_S: Final = 1.0
 _IDLE_BEAT_S: Final = 1.0
 # How long a stage may take before the watchdog calls it hung; far above what any stage needs.
 _READING_SLACK_S: Final = 60.0
@@ -92,6 +100,7 @@ class Pipeline:
         self._backlog = Backlog()
         self._changed = threading.Condition()
         self._held: dict[str, tuple[Fingerprint, float]] = {}
+        self._ailing: dict[str, tuple[float, str]] = {}
         self._stopping = threading.Event()
         self._hurrying = threading.Event()
         self._patience = Patience(observer, self._stopping)
@@ -131,6 +140,12 @@ class Pipeline:
             waiting = self._backlog.occupied - running
             return {"running": running, "waiting": waiting, "delayed": self._backlog.delayed}
 
+    @property
+    def trouble(self) -> str:
+        """What the machine refuses to do at the moment; empty while all is well."""
+        ailing = (cause for _, cause in self._ailing.copy().values())
+        return self._patience.trouble or next(ailing, "")
+
     def update(self, settings: Settings) -> None:
         """Take new settings for files that are not being read yet."""
         self._settings = settings
@@ -156,7 +171,10 @@ class Pipeline:
             running = list(self._backlog.running)
         for job_id in running:
             # Stopping is not the file's fault: neither an attempt nor a reason to run alone.
-            self._journal.requeue(job_id, refund=True)
+            try:
+                self._journal.requeue(job_id, refund=True)
+            except StorageError as error:
+                self._observer.event("an attempt could not be taken back", job=job_id, error=str(error))
         return left
 
     def hurry(self) -> None:
@@ -263,6 +281,9 @@ class Pipeline:
             self._observer.busy(stage, settings.reader.time_limit_s + _READING_SLACK_S)
             ticket.reading = reader.read(ticket.fd, self._scorer.bundle.crop)
             crash_point("job.read")
+        except ReaderStartError as error:
+            # The machine's trouble; were it counted, a moment without memory would send every file to quarantine.
+            return self._wait_out(ticket, "the reader's process cannot be started", error)
         except ReaderCrashError as error:
             if ticket.attempt < settings.jobs.max_attempts:
                 self._tell(ticket, "reading failed, will be tried again", reason=error.reason, cause=error.cause)
@@ -271,12 +292,19 @@ class Pipeline:
             ticket.refuse(status_of(error), refusal_of(error))
         except MediaError as error:
             ticket.refuse(status_of(error), refusal_of(error))
-        except OSError as error:
+        except (OSError, StorageError) as error:
             # The disk under the file, not the file: nothing is said about it until it can be read.
-            self._tell(ticket, "the disk failed while a file was read", cause=str(error))
-            self._again(ticket, _DISK_RETRY_DELAY_S, refund=True)
-            return False
+            return self._wait_out(ticket, "the disk failed while a file was read", error)
+        self._ailing.pop(job.id, None)
         return True
+
+    def _wait_out(self, ticket: Ticket, event: str, error: Exception) -> bool:
+        """Put a job back because of the machine's trouble, with growing pauses and not counted as an attempt."""
+        delay_s = min(_LONGEST_RETRY_DELAY_S, 2 * self._ailing.get(ticket.job.id, (_DISK_RETRY_DELAY_S / 2, ""))[0])
+        self._ailing[ticket.job.id] = (delay_s, f"{event}: {error}")
+        self._tell(ticket, event, cause=str(error), delay_s=delay_s)
+        self._again(ticket, delay_s, refund=True)
+        return False
 
     def _stands_still(self, ticket: Ticket, now: Fingerprint) -> bool:
         """Whether a file that changed during an earlier attempt has not changed since."""

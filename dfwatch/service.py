@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,8 +17,8 @@ import structlog
 
 from dfwatch import __version__
 from dfwatch.disposal import locate_media
-from dfwatch.errors import ConfigError, StorageError, UnclaimableError
-from dfwatch.intake import claim, lost_sources, recover
+from dfwatch.errors import ConfigError, JournalDamagedError, StorageError, UnclaimableError
+from dfwatch.intake import claim, enter, lost_sources, recover
 from dfwatch.jobs.obstacles import Obstacles
 from dfwatch.journal import Journal, State
 from dfwatch.operation import health
@@ -88,6 +88,7 @@ class Service:
         self._reload_wanted = False
         self._failure: BaseException | None = None
         self._candidates: deque[Candidate] = deque()
+        self._claimed: deque[Job] = deque()
         self._kept: dict[str, tuple[int, int, int]] = {}
         self._obstacles = Obstacles()
         self._storage_trouble = ""
@@ -211,9 +212,7 @@ class Service:
         path = self._layout.journal
         try:
             return Journal(path)
-        except StorageError as error:
-            if not error.retryable or not os.path.exists(path):
-                raise
+        except JournalDamagedError as error:
             aside = f"{path}.damaged-{int(time.time())}"
             _log.error("the journal is damaged and was set aside; starting a new one", error=error, aside=aside)
             for suffix in ("", "-wal", "-shm"):
@@ -259,7 +258,11 @@ class Service:
         self._waiting = result.waiting
         self._oldest_wait_s = result.oldest_wait_s
         if self._kept:
-            self._kept = journal.kept()
+            try:
+                self._kept = journal.kept()
+            except StorageError as error:
+                # What was known a moment ago is nearly right, and the files in question stay where they are.
+                self._storage_failed(error)
 
     def _needs_nothing(self, candidate: Candidate) -> bool:
         """Whether a ready file is to be left alone: it was judged and kept, or cannot be claimed for the moment."""
@@ -275,23 +278,29 @@ class Service:
             return
         try:
             self._claim_ready(journal, pipeline, watcher)
+        except JournalDamagedError:
+            raise
         except StorageError as error:
-            if not self._storage_trouble:
-                _log.error("files cannot be taken in", error=error)
-            self._storage_trouble = str(error)
-            self._storage_retry_s = time.monotonic() + _STORAGE_RETRY_S
+            self._storage_failed(error)
             self._candidates.clear()
         else:
             if self._storage_trouble:
                 _log.info("files can be taken in again")
             self._storage_trouble = ""
 
+    def _storage_failed(self, error: StorageError) -> None:
+        if not self._storage_trouble:
+            _log.error("files cannot be taken in", error=error)
+        self._storage_trouble = str(error)
+        self._storage_retry_s = time.monotonic() + _STORAGE_RETRY_S
+
     def _claim_ready(self, journal: Journal, pipeline: Pipeline, watcher: Watcher) -> None:
+        self._enter_claimed(journal, pipeline)
         room = pipeline.room
         while room > 0 and self._candidates and not self._terminations:
             candidate = self._candidates.popleft()
             try:
-                job = claim(self._layout, journal, candidate.name, candidate.fingerprint, candidate.evidence)
+                job = claim(self._layout, candidate.name, candidate.fingerprint, candidate.evidence)
             except UnclaimableError as error:
                 self._obstacles.met(candidate.name, error)
                 continue
@@ -299,9 +308,18 @@ class Service:
             watcher.forget(candidate.name)
             if job is None:
                 continue
+            self._claimed.append(job)
             self._remove_marker(watcher, candidate.name)
-            pipeline.add(job)
+            self._enter_claimed(journal, pipeline)
             room -= 1
+
+    def _enter_claimed(self, journal: Journal, pipeline: Pipeline) -> None:
+        """Hand on what was claimed; a job whose entry failed is entered when the disk works again."""
+        while self._claimed:
+            job = self._claimed[0]
+            enter(self._layout, journal, job)
+            self._claimed.popleft()
+            pipeline.add(job)
 
     def _remove_marker(self, watcher: Watcher, name: str) -> None:
         try:
@@ -368,6 +386,7 @@ class Service:
             paused=self._paused or self._storage_trouble,
             blocked=self._obstacles.told(),
             deaf=watch.deaf_reason,
+            trouble=pipeline.trouble,
             late=told,
             last=self._last,
             watch=asdict(watch),
@@ -420,8 +439,10 @@ class Service:
             "at": utc_now(),
         }
         if media is not None and media.startswith(self._layout.inbox + os.sep):
-            info = os.lstat(media)
-            self._kept[job.dropped.relative] = (info.st_ino, info.st_size, info.st_mtime_ns)
+            # Whoever dropped it may have taken it away again.
+            with suppress(OSError):
+                info = os.lstat(media)
+                self._kept[job.dropped.relative] = (info.st_ino, info.st_size, info.st_mtime_ns)
 
     def event(self, event: str, **fields: Any) -> None:  # noqa: ANN401 - log fields
         """See ``ticket.Observer``."""

@@ -147,7 +147,7 @@ def describe(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_TROUBLES = (("paused", "intake paused"), ("deaf", "no file events"))
+_TROUBLES = (("paused", "intake paused"), ("trouble", "work waits"), ("deaf", "no file events"))
 
 
 def _age_s(stamp: str) -> float:

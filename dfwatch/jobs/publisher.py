@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from dfwatch.disposal import dispose
+from dfwatch.disposal import close, put_away
 from dfwatch.document import Run, Subject, build
 from dfwatch.judge import conclude, runtime_of
 from dfwatch.reasons import Label, Status
@@ -72,12 +72,14 @@ class Publisher:
             ticket.sidecar = self._patience.until_done(lambda: sidecar.publish(place, document), STAGE)
         self._patience.until_done(lambda: self._note(ticket, document, status), STAGE)
         crash_point("job.published")
-        return self._patience.until_done(
-            lambda: dispose(
+        media = self._patience.until_done(
+            lambda: put_away(
                 self._layout, self._journal, job, status=status, label=label, sha256=sha256, outcome=settings.outcome
             ),
             STAGE,
         )
+        self._patience.until_done(lambda: close(self._journal, job, media), STAGE)
+        return media
 
     def _conclude(self, ticket: Ticket, settings: Settings) -> dict[str, Any]:
         job, reading, scores = ticket.job, ticket.reading, ticket.scores

@@ -110,6 +110,12 @@ class Patience:
     def __init__(self, observer: Observer, stopping: threading.Event) -> None:
         self._observer = observer
         self._stopping = stopping
+        self._troubles: dict[str, str] = {}
+
+    @property
+    def trouble(self) -> str:
+        """What keeps failing at the moment; empty while nothing does."""
+        return "; ".join(dict.fromkeys(self._troubles.copy().values()))
 
     def until_done(self, operation: Callable[[], _T], stage: str) -> _T:
         """Result of ``operation``, tried again with growing pauses while it raises a retryable StorageError.
@@ -121,11 +127,15 @@ class Patience:
         delay_s = 0.2
         while True:
             try:
-                return operation()
+                result = operation()
             except StorageError as error:
                 if not error.retryable:
                     raise
+                self._troubles[stage] = str(error)
                 self._observer.event("the disk failed, trying again", error=str(error), delay_s=delay_s)
+            else:
+                self._troubles.pop(stage, None)
+                return result
             until_s = time.monotonic() + delay_s
             while (left_s := until_s - time.monotonic()) > 0:
                 self._observer.beat(stage)

@@ -49,9 +49,24 @@ def rename_new(source: str, target: str) -> None:
         return
     if error not in _UNSUPPORTED:
         raise OSError(error, os.strerror(error), source, None, target)
-    # A hard link refuses to replace; a crash between the two calls leaves both names, which recovery resolves.
-    os.link(source, target, follow_symlinks=False)
-    os.unlink(source)
+    _link_and_unlink(source, target)
+
+
+def _link_and_unlink(source: str, target: str) -> None:
+    """Where the kernel cannot rename without replacing: a hard link refuses to replace."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except FileExistsError:
+        # A crash between the two calls left both names; what is missing is the second one.
+        if not os.path.samestat(os.lstat(source), os.lstat(target)):
+            raise
+    try:
+        os.unlink(source)
+    except OSError:
+        # One file under two names would be taken twice.
+        with suppress(OSError):
+            os.unlink(target)
+        raise
 
 
 def fsync_folder(path: str) -> None:

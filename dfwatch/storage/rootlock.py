@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 
 from dfwatch.errors import RootLockedError, StorageError
 
@@ -35,8 +36,10 @@ class RootLock:
                 f"another dfwatch daemon runs on it{f' (pid {holder})' if holder else ''}",
                 hint="stop that one, or give this one another root",
             ) from exc
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        # The pid is for people; a full disk that does not take it is no reason to stay away.
+        with suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Let go of the root."""
