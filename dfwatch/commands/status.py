@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Final
 
 from dfwatch.commands import new_parser
 from dfwatch.console.exits import Exit
+from dfwatch.console.text import age_s, duration
 from dfwatch.printable import printable
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from dfwatch.commands import Subparsers
     from dfwatch.journal import JobRow
 
-_STALE_AFTER_S = 30.0
+_STALE_AFTER_S: Final = 30.0
+_WATCH_INTERVAL_S: Final = 1.0
+_RECENT: Final = 100
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -33,6 +36,14 @@ def add_parser(commands: Subparsers) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        nargs="?",
+        type=_interval_s,
+        const=_WATCH_INTERVAL_S,
+        help="show it at the terminal until Ctrl-C, anew every SECONDS (default: 1); with --json, one line each time",
+    )
+    parser.add_argument(
         "--last", metavar="N", type=int, default=5, help="list the last N jobs without a verdict (default: 5)"
     )
 
@@ -41,14 +52,66 @@ def command(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from dfwatch.settings import file as settings_file
 
-    settings = settings_file.load_found(arguments.config).settings
-    report = gather(settings.root, arguments.last)
+    root = settings_file.load_found(arguments.config).settings.root
+    if arguments.watch is not None:
+        return _watch(root, arguments.last, arguments.watch, as_json=arguments.json)
+    report = gather(root, arguments.last)
     if arguments.json:
         json.dump(report, sys.stdout, indent=2)
         print()
     else:
         print(describe(report))
     return Exit.OK
+
+
+def _interval_s(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 3600:
+        raise ValueError(text)
+    return value
+
+
+def _watch(root: str, last: int, interval_s: float, *, as_json: bool) -> int:
+    from dfwatch.console.dashboard import Screen
+    from dfwatch.console.live import redraw
+    from dfwatch.console.terminal import wants_colour
+
+    if as_json:
+        try:
+            while True:
+                print(json.dumps(gather(root, last)), flush=True)
+                time.sleep(interval_s)
+        except (KeyboardInterrupt, BrokenPipeError):
+            return Exit.OK
+    if not sys.stdout.isatty():
+        print("dfwatch status --watch: this is not a terminal; use --json --watch for a program", file=sys.stderr)
+        return Exit.USAGE
+    screen, rates = Screen(coloured=wants_colour(sys.stdout)), _Rates()
+
+    def frame(columns: int, rows: int) -> list[str]:
+        report = gather(root, last)
+        rates.add(sum(report["counts"].values()))
+        return screen.lines(report, rates.per_minute, columns, rows)
+
+    redraw(sys.stdout, frame, interval_s)
+    return Exit.OK
+
+
+class _Rates:
+    """Files per minute between one look and the next."""
+
+    def __init__(self) -> None:
+        self.per_minute: list[float] = []
+        self._before: tuple[float, int] | None = None
+
+    def add(self, ended: int) -> None:
+        """So many files have come to their end by now."""
+        now_s = time.monotonic()
+        if self._before is not None:
+            then_s, count = self._before
+            self.per_minute.append(max(0, ended - count) * 60.0 / max(0.01, now_s - then_s))
+            del self.per_minute[:-300]
+        self._before = (now_s, ended)
 
 
 def gather(root: str, last: int) -> dict[str, Any]:
@@ -66,12 +129,14 @@ def gather(root: str, last: int) -> dict[str, Any]:
     verdicts: dict[str, int] = {}
     unfinished: list[JobRow] = []
     troubled: list[JobRow] = []
+    recent: list[JobRow] = []
     if os.path.exists(layout.journal):
         journal = Journal(layout.journal, read_only=True)
         try:
             counts, verdicts = journal.counts(), journal.verdict_counts()
             unfinished = journal.unfinished()
             troubled = journal.ended(Status.FAILED, Status.REJECTED, Status.QUARANTINED, limit=last)
+            recent = journal.ended(*Status, limit=_RECENT)
         finally:
             journal.close()
     return {
@@ -85,13 +150,25 @@ def gather(root: str, last: int) -> dict[str, Any]:
                 "name": row.dropped.shown,
                 "state": str(row.state),
                 "attempts": row.attempts,
-                "age_s": _age_s(row.received_at),
+                "age_s": age_s(row.received_at),
             }
             for row in unfinished
             if row.state is not State.CLOSED
         ],
         "counts": {str(status): counts.get(status, 0) for status in Status},
         "verdicts": verdicts,
+        "recent": [
+            {
+                "job": row.id,
+                "name": row.dropped.shown,
+                "status": str(row.status),
+                "verdict": row.verdict,
+                "p_fake": row.p_fake,
+                "reason": row.reason,
+                "updated_at": row.updated_at,
+            }
+            for row in recent
+        ],
         "without_verdict": [
             {
                 "job": row.id,
@@ -118,12 +195,12 @@ def describe(report: dict[str, Any]) -> str:
         lines.append(
             f"daemon    running since {daemon['started_at']} (pid {report['pid']}, dfwatch {daemon['version']})"
         )
-        age_s = _age_s(daemon["updated_at"])
-        if age_s > _STALE_AFTER_S:
-            lines.append(f"          has said nothing for {_duration(age_s)}: it may hang")
+        silent_s = age_s(daemon["updated_at"])
+        if silent_s > _STALE_AFTER_S:
+            lines.append(f"          has said nothing for {duration(silent_s)}: it may hang")
         lines.append(f"model     {daemon['model']} on {daemon['device']}, {daemon['precision']}")
         lines.append(f"          {daemon['device_reason']}")
-        oldest = f", oldest for {_duration(daemon['oldest_wait_s'])}" if daemon["inbox_waiting"] else ""
+        oldest = f", oldest for {duration(daemon['oldest_wait_s'])}" if daemon["inbox_waiting"] else ""
         lines.append(f"inbox     {daemon['inbox_ready']} ready, {daemon['inbox_waiting']} not complete yet{oldest}")
         lines += [f"          {text}: {daemon[key]}" for key, text in _TROUBLES if daemon[key]]
         lines += [f"          cannot be taken in: {blocked}" for blocked in daemon["blocked"]]
@@ -131,7 +208,7 @@ def describe(report: dict[str, Any]) -> str:
         lines += [f"          no progress: {late}" for late in daemon["late"]]
     work = report["in_work"]
     oldest_s = max((job["age_s"] for job in work), default=0.0)
-    lines.append(f"in work   {len(work)}" + (f", oldest for {_duration(oldest_s)}" if work else ""))
+    lines.append(f"in work   {len(work)}" + (f", oldest for {duration(oldest_s)}" if work else ""))
     lines += [f"          {printable(job['name'])}: {job['state']}, attempt {job['attempts']}" for job in work[:10]]
     counts, verdicts = report["counts"], report["verdicts"]
     found = ", ".join(f"{number} {verdict}" for verdict, number in sorted(verdicts.items()))
@@ -148,16 +225,3 @@ def describe(report: dict[str, Any]) -> str:
 
 
 _TROUBLES = (("paused", "intake paused"), ("trouble", "work waits"), ("deaf", "no file events"))
-
-
-def _age_s(stamp: str) -> float:
-    # Between processes there is only the wall clock; this age is shown, and nothing is decided by it.
-    return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(stamp)).total_seconds())
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -184,6 +184,7 @@ class _VitalsCollector(Collector):
         yield _counter("event_restarts", "Times that listening for file events was begun anew.", vitals.event_restarts)
         yield _plain("deaf", "1 while file events do not arrive and only scans find files.", int(bool(vitals.deaf)))
         yield _plain("intake_paused", "1 while nothing new is taken in.", int(bool(inbox.paused)))
+        yield _plain("trouble", "1 while disk or machine keep the work from going on.", int(bool(vitals.trouble)))
         yield _plain("late_stages", "Stages that make no progress.", len(vitals.late))
         if vitals.disk_free_bytes is not None:
             yield _plain("disk_free_bytes", "Room under the root.", vitals.disk_free_bytes)

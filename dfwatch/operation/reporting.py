@@ -61,6 +61,7 @@ class Reporter:
     ) -> None:
         self.inbox = Inbox()
         self.phase = Phase.STARTING
+        self.trouble = ""
         self._layout = layout
         self._heartbeat = heartbeat
         self._notifier = notifier
@@ -157,6 +158,7 @@ class Reporter:
             queues=dict(vitals.queues),
             paused=vitals.inbox.paused,
             blocked=vitals.inbox.blocked,
+            trouble=vitals.trouble,
             deaf=vitals.deaf,
             late=vitals.late,
             last=self._last,
@@ -217,6 +219,7 @@ class Reporter:
             last_scan_s=0.0 if watch is None else watch.last_scan_ms / 1000.0,
             deaf="" if watch is None else watch.deaf_reason,
             event_restarts=0 if watch is None else watch.restarts,
+            trouble=self.trouble,
             problems=() if watch is None else watch.problems,
             late=tuple(map(str, self._heartbeat.late())),
             disk_free_bytes=_free_bytes(self._layout.root),

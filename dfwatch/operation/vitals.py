@@ -76,6 +76,7 @@ class Vitals:
         last_scan_s: Time it took.
         deaf: Why file events do not reach the daemon; empty when they do or are not wanted.
         event_restarts: How often listening for events was started again.
+        trouble: What of the disk or the machine keeps the work from going on; empty while all is well.
         problems: Parts of the inbox that cannot be read, and why.
         late: Stages that make no progress, and for how long.
         disk_free_bytes: Room under the root; None when it cannot be told.
@@ -93,6 +94,7 @@ class Vitals:
     last_scan_s: float = 0.0
     deaf: str = ""
     event_restarts: int = 0
+    trouble: str = ""
     problems: tuple[str, ...] = ()
     late: tuple[str, ...] = ()
     disk_free_bytes: int | None = None
@@ -110,6 +112,8 @@ def why_not_ready(vitals: Vitals) -> list[str]:
     reasons = [] if vitals.phase is Phase.RUNNING else [f"the service is {vitals.phase}"]
     if vitals.inbox.paused:
         reasons.append(f"intake is paused: {vitals.inbox.paused}")
+    if vitals.trouble:
+        reasons.append(f"work waits: {vitals.trouble}")
     # Only the inbox as a whole counts: one folder that cannot be read holds up nothing else.
     reasons += [problem for problem in vitals.problems if problem.startswith((".:", "cannot open"))]
     return reasons + why_not_alive(vitals)

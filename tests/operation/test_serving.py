@@ -40,9 +40,9 @@ def get(address: str, path: str) -> tuple[int, str]:
 
 
 def samples(text: str) -> dict[tuple[str, ...], float]:
-    """Every sample by its name and label values."""
+    """Every sample by its name and its label values, in the order of the labels' names."""
     return {
-        (sample.name, *sample.labels.values()): sample.value
+        (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
@@ -81,8 +81,8 @@ def test_metrics_of_a_daemon_at_work(daemons: Make) -> None:
     assert found["dfwatch_phase", "running"] == 1
     assert found["dfwatch_scans_total",] > 0
     assert 0 <= found["dfwatch_scan_age_seconds",] < 10
-    assert found["dfwatch_model_info", "test-model", "1", "resnext50_32x4d", "0" * 64] == 1
-    assert found["dfwatch_device_info", "cpu", "a script", "float32", "script"] == 1
+    assert found["dfwatch_model_info", "resnext50_32x4d", "test-model", "1", "0" * 64] == 1
+    assert found["dfwatch_device_info", "cpu", "script", "a script", "float32"] == 1
     assert not [name for name, *_ in found if name.endswith("_created")]
     assert not [name for name, *_ in found if not name.startswith("dfwatch_")], "node_exporter has the same names"
     promtool_accepts(text)
