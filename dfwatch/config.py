@@ -304,6 +304,30 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsSettings:
+    """Metrics for Prometheus, and health checks; needs the extra ``metrics``."""
+
+    listen: str = setting(
+        "",
+        doc="Serve /metrics, /healthz and /readyz at this address, e.g. '127.0.0.1:9464'. Empty: no listener.",
+        restart=True,
+    )
+    anywhere: bool = setting(
+        default=False,
+        doc="Allow an address that other machines reach. Nothing is encrypted and nobody is asked for a password.",
+        restart=True,
+    )
+    textfile: str = setting(
+        "",
+        doc="Write the metrics to this file (ending in .prom) for node_exporter's textfile collector: needs no "
+        "network. Empty: no file.",
+        restart=True,
+        path=True,
+    )
+    textfile_interval_s: float = setting(15.0, doc="Seconds between two writes.", minimum=0.1, restart=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All of ``config.yaml``."""
 
@@ -323,3 +347,7 @@ class Settings:
     )
     jobs: JobSettings = setting(factory=JobSettings, doc="Attempts, and stopping.")
     log: LogSettings = setting(factory=LogSettings, doc="What is logged, and how.")
+    metrics: MetricsSettings = setting(
+        factory=MetricsSettings,
+        doc="Metrics for Prometheus, and health checks; needs pip install 'dfwatch[metrics]'.",
+    )

@@ -134,11 +134,12 @@ class Pipeline:
 
     @property
     def load(self) -> dict[str, int]:
-        """Jobs in hand: ``running``, ``waiting`` and ``delayed``."""
+        """Jobs in hand: ``running``, ``waiting`` and ``delayed``; of the running ones, ``to_score``, ``to_publish``."""
+        queues = {"to_score": self._to_score.qsize(), "to_publish": self._to_publish.qsize()}
         with self._changed:
             running = len(self._backlog.running)
             waiting = self._backlog.occupied - running
-            return {"running": running, "waiting": waiting, "delayed": self._backlog.delayed}
+            return {"running": running, "waiting": waiting, "delayed": self._backlog.delayed, **queues}
 
     @property
     def trouble(self) -> str:
@@ -285,6 +286,7 @@ class Pipeline:
             # The machine's trouble; were it counted, a moment without memory would send every file to quarantine.
             return self._wait_out(ticket, "the reader's process cannot be started", error)
         except ReaderCrashError as error:
+            self._observer.reader_lost(error.reason)
             if ticket.attempt < settings.jobs.max_attempts:
                 self._tell(ticket, "reading failed, will be tried again", reason=error.reason, cause=error.cause)
                 self._again(ticket, settings.jobs.retry_delay_s * 2 ** (ticket.attempt - 1))

@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -21,14 +20,14 @@ from dfwatch.errors import ConfigError, JournalDamagedError, StorageError, Uncla
 from dfwatch.intake import claim, enter, lost_sources, recover
 from dfwatch.jobs.obstacles import Obstacles
 from dfwatch.journal import Journal, State
-from dfwatch.operation import health
 from dfwatch.operation.heartbeat import Heartbeat, Watchdog
+from dfwatch.operation.reporting import Reporter
+from dfwatch.operation.vitals import Inbox, Phase
 from dfwatch.operation.wake import Wake
 from dfwatch.pipeline import Pipeline
 from dfwatch.settings.diff import diff, reloaded
 from dfwatch.storage.layout import Layout
 from dfwatch.storage.rootlock import RootLock
-from dfwatch.storage.stamps import utc_now
 from dfwatch.systemd import Notifier, watchdog_interval_s
 from dfwatch.watcher import Watcher
 
@@ -47,7 +46,6 @@ _WATCHER: Final = "watcher"
 # A scan of a slow network folder may take long; a hang takes longer.
 _LONGEST_SCAN_S: Final = 120.0
 _USUAL_ALLOWANCE_S: Final = 60.0
-_HEALTH_INTERVAL_S: Final = 1.0
 _LOOP_INTERVAL_S: Final = 1.0
 _CANDIDATES_PER_SCAN: Final = 1000
 _STORAGE_RETRY_S: Final = 2.0
@@ -94,9 +92,7 @@ class Service:
         self._storage_trouble = ""
         self._storage_retry_s = 0.0
         self._paused = ""
-        self._last: dict[str, Any] | None = None
-        self._started_at = utc_now()
-        self._health_due_s = 0.0
+        self._reporter = Reporter(self._layout, settings.metrics, self._heartbeat, self._notifier)
         self._late: tuple[str, ...] = ()
         self._waiting = 0
         self._oldest_wait_s = 0.0
@@ -113,8 +109,10 @@ class Service:
         lock = RootLock(self._layout.lock)
         try:
             with self._signals():
+                self._reporter.start()
                 return self._run()
         finally:
+            self._reporter.close()
             lock.release()
 
     def _run(self) -> int:
@@ -141,9 +139,10 @@ class Service:
             # least of all once more at the end.
             gc.collect()
             gc.freeze()
+            self._reporter.running(scorer, lambda: pipeline.load, watcher.health)
             self._announce(scorer)
             try:
-                self._loop(journal, pipeline, watcher, scorer)
+                self._loop(journal, pipeline, watcher)
             finally:
                 self._end(pipeline, watcher)
         finally:
@@ -168,6 +167,7 @@ class Service:
 
     def _end(self, pipeline: Pipeline, watcher: Watcher) -> None:
         self._notifier.stopping("finishing what is in work")
+        self._reporter.phase = Phase.STOPPING
         watcher.stop()
         timeout_s = 0.0 if self._failure is not None else self._settings.jobs.stop_timeout_s
         self._notifier.extend_timeout(timeout_s + 15.0)
@@ -230,13 +230,14 @@ class Service:
                 journal.vanished(row.id)
         for job in jobs:
             self._remove_marker(watcher, job.dropped.relative)
+            self._reporter.taken_in(job.id)
             pipeline.add(job)
         if jobs:
             _log.info("taking up jobs of an earlier run", jobs=len(jobs), alone=sum(job.alone for job in jobs))
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    def _loop(self, journal: Journal, pipeline: Pipeline, watcher: Watcher, scorer: Scorer) -> None:
+    def _loop(self, journal: Journal, pipeline: Pipeline, watcher: Watcher) -> None:
         while not self._terminations and self._failure is None:
             if self._reload_wanted:
                 self._reload_wanted = False
@@ -247,7 +248,7 @@ class Service:
             if not self._paused:
                 self._take_in(journal, pipeline, watcher)
             self._heartbeat.beat(_WATCHER)
-            self._tell_health(pipeline, watcher, scorer)
+            self._tell(pipeline)
             self._wake.wait(min(_LOOP_INTERVAL_S, watcher.wait_s()))
             self._wake.clear()
 
@@ -319,6 +320,7 @@ class Service:
             job = self._claimed[0]
             enter(self._layout, journal, job)
             self._claimed.popleft()
+            self._reporter.taken_in(job.id)
             pipeline.add(job)
 
     def _remove_marker(self, watcher: Watcher, name: str) -> None:
@@ -358,42 +360,21 @@ class Service:
             watcher.update(self._settings.watch)
         self._notifier.ready()
 
-    def _tell_health(self, pipeline: Pipeline, watcher: Watcher, scorer: Scorer) -> None:
-        late = self._watchdog.feed()
-        told = tuple(map(str, late))
-        if told and not self._late:
-            _log.error("a stage makes no progress", late=told)
-        self._late = told
-        now_s = time.monotonic()
-        if now_s < self._health_due_s:
-            return
-        self._health_due_s = now_s + _HEALTH_INTERVAL_S
-        device, load, watch = scorer.device, pipeline.load, watcher.health()
-        state = health.Health(
-            pid=os.getpid(),
-            version=__version__,
-            started_at=self._started_at,
-            updated_at=utc_now(),
-            model=f"{scorer.bundle.id} {scorer.bundle.version}",
-            device=device.device,
-            device_reason=device.reason,
-            precision=device.precision,
-            inbox_ready=len(self._candidates),
-            inbox_waiting=self._waiting,
-            oldest_wait_s=round(self._oldest_wait_s, 1),
-            running=load["running"] + load["waiting"],
-            delayed=load["delayed"],
-            paused=self._paused or self._storage_trouble,
+    def _tell(self, pipeline: Pipeline) -> None:
+        late = tuple(map(str, self._watchdog.feed()))
+        if late and not self._late:
+            _log.error("a stage makes no progress", late=late)
+        self._late = late
+        self._reporter.inbox = Inbox(
+            ready=len(self._candidates),
+            oldest_ready_since_s=min((candidate.ready_since_s for candidate in self._candidates), default=None),
+            waiting=self._waiting,
+            oldest_wait_s=self._oldest_wait_s,
             blocked=self._obstacles.told(),
-            deaf=watch.deaf_reason,
-            trouble=pipeline.trouble,
-            late=told,
-            last=self._last,
-            watch=asdict(watch),
+            paused=self._paused or self._storage_trouble,
         )
-        health.write(self._layout.health, state)
-        if not self._paused:
-            self._notifier.status(status_line(state))
+        self._reporter.trouble = pipeline.trouble
+        self._reporter.tell()
 
     # -- what the pipeline tells (from its threads) --------------------------------------------------------------------
 
@@ -430,14 +411,7 @@ class Service:
             sidecar=sidecar,
             media=media,
         )
-        self._last = {
-            "name": job.dropped.shown,
-            "status": document["status"],
-            "verdict": document["verdict"],
-            "p_fake": document["p_fake"],
-            "reason": document["reason"],
-            "at": utc_now(),
-        }
+        self._reporter.finished(job.id, job.dropped.shown, document)
         if media is not None and media.startswith(self._layout.inbox + os.sep):
             # Whoever dropped it may have taken it away again.
             with suppress(OSError):
@@ -447,6 +421,10 @@ class Service:
     def event(self, event: str, **fields: Any) -> None:  # noqa: ANN401 - log fields
         """See ``ticket.Observer``."""
         _log.warning(event, **fields)
+
+    def reader_lost(self, reason: str) -> None:
+        """See ``ticket.Observer``."""
+        self._reporter.reader_lost(reason)
 
     def failed(self, error: BaseException) -> None:
         """See ``ticket.Observer``."""
@@ -462,10 +440,3 @@ class Service:
 def reader_processes(settings: Settings) -> int:
     """How many reader processes to run: as configured, else half of the cores, at least one, at most eight."""
     return settings.reader.processes or max(1, min(8, len(os.sched_getaffinity(0)) // 2))
-
-
-def status_line(state: health.Health) -> str:
-    """One line for ``systemctl status``."""
-    last = state.last or {}
-    outcome = f"; last: {last['name']} {last['verdict'] or last['status']}" if last else ""
-    return f"{state.inbox_ready + state.inbox_waiting} in the inbox, {state.running} in work on {state.device}{outcome}"

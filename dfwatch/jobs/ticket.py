@@ -44,6 +44,9 @@ class Observer(Protocol):
     def event(self, event: str, **fields: Any) -> None:  # noqa: ANN401 - log fields
         """Something worth a line in the log."""
 
+    def reader_lost(self, reason: str) -> None:
+        """A reader process died, hung or broke a limit, and is replaced."""
+
     def failed(self, error: BaseException) -> None:
         """The service cannot go on and must be started afresh."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from dfwatch.operation.addresses import is_loopback, split_address
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -16,6 +18,7 @@ _DEVICE = re.compile(r"[a-z]+(:[0-9]+)?")
 def cross_checks(settings: Settings) -> Iterator[tuple[str, str, str]]:
     """What is wrong, as (dotted name of the setting, cause, hint)."""
     yield from _watch(settings)
+    yield from _metrics(settings)
     verdict = settings.verdict
     real, fake = verdict.real_threshold, verdict.fake_threshold
     if real is not None and fake is not None and real >= fake:
@@ -34,6 +37,22 @@ def cross_checks(settings: Settings) -> Iterator[tuple[str, str, str]]:
         yield "model.device", f"{settings.model.device!r} is not the name of a device", "auto, cpu, cuda, cuda:1, mps …"
     if not settings.root:
         yield "root", "'root' is empty", "name the folder that is to hold inbox/, results/ and the rest"
+
+
+def _metrics(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    metrics = settings.metrics
+    if metrics.listen:
+        try:
+            host, _ = split_address(metrics.listen)
+        except ValueError as error:
+            yield "metrics.listen", f"'metrics.listen' is not an IP address and a port: {error}", "e.g. 127.0.0.1:9464"
+        else:
+            if not is_loopback(host) and not metrics.anywhere:
+                cause = f"'metrics.listen' is {metrics.listen!r}, which other machines may reach"
+                yield "metrics.listen", cause, "use 127.0.0.1, or set metrics.anywhere to true"
+    if metrics.textfile and not metrics.textfile.endswith(".prom"):
+        cause = f"'metrics.textfile' is {metrics.textfile!r}, which node_exporter will not read"
+        yield "metrics.textfile", cause, "its name must end in .prom"
 
 
 def _watch(settings: Settings) -> Iterator[tuple[str, str, str]]:
