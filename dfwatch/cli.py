@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
         run,
         scan,
         schema,
+        sinks,
         status,
     )
     from dfwatch.training import cli as training
@@ -58,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dfwatch {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (run, scan, status, retry, check_config, doctor, model, schema, install_units):
+    for module in (run, scan, status, retry, sinks, check_config, doctor, model, schema, install_units):
         module.add_parser(commands)
     training.add_parsers(commands)
     return parser

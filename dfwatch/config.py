@@ -328,6 +328,50 @@ class MetricsSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SinkSettings:
+    """What every sink has; each kind adds its own (see ``dfwatch.sinks``). Secrets are only named here."""
+
+    type: str = setting("", doc="Kind of sink.")
+    name: str = setting("", doc="Name for status, logs and commands; must differ between sinks. Empty: the type.")
+    enabled: bool = setting(default=True, doc="False: nothing is queued or delivered; what is queued stays.")
+    verdicts: list[str] = setting(
+        factory=list,
+        doc="Only these verdicts; [] for all, and for outcomes without one.",
+        choices=("FAKE", "REAL", "INCONCLUSIVE", "NO_FACE"),
+    )
+    statuses: list[str] = setting(
+        factory=list,
+        doc="Only outcomes of these statuses; [] for all.",
+        choices=("done", "failed", "rejected", "quarantined"),
+    )
+    min_confidence: float = setting(
+        0.0,
+        doc="Only outcomes with at least this confidence; above 0, outcomes without one are left out.",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    timeout_s: float = setting(10.0, doc="Time limit of one delivery.", minimum=0.1, maximum=600.0)
+    retry_delay_s: float = setting(
+        1.0, doc="Pause after a first failed delivery; doubled for each further one, with jitter.", minimum=0.05
+    )
+    retry_longest_s: float = setting(300.0, doc="The longest pause between two deliveries.", minimum=0.05)
+    retry_for_s: float = setting(
+        3 * 24 * 3600.0,
+        doc="A message that failed for this long is set aside as dead, and the next one has its turn; 0: never.",
+        minimum=0.0,
+    )
+
+    def __post_init__(self) -> None:
+        """A sink without a name is called by its type."""
+        if not self.name:
+            object.__setattr__(self, "name", self.type)
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        """What is wrong with settings that are each fine alone, as (setting, cause, hint)."""
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All of ``config.yaml``."""
 
@@ -346,6 +390,12 @@ class Settings:
         factory=OutcomeSettings, doc="What happens to a file once its sidecar is durable."
     )
     jobs: JobSettings = setting(factory=JobSettings, doc="Attempts, and stopping.")
+    sinks: list[SinkSettings] = setting(
+        factory=list,
+        doc="Where outcomes go besides their sidecars, e.g. [{type: jsonl, path: /var/log/verdicts.jsonl}]. "
+        "'dfwatch sinks kinds' lists the types; docs/sinks.md shows each.",
+        kinds="sinks",
+    )
     log: LogSettings = setting(factory=LogSettings, doc="What is logged, and how.")
     metrics: MetricsSettings = setting(
         factory=MetricsSettings,

@@ -18,6 +18,7 @@
         * JournalDamagedError   the journal is no database, or a broken one
         * RootLockedError       another daemon owns this root
     * SinkError                 a destination did not take a message
+        * SinkGoneError         the destination asks not to be called again
     * TrainingError             a data set, recipe or checkpoint of the training tools is unusable
 
 Every error says what was attempted (``action``), on what (``subject``), why it failed (``cause``), and what to do about
@@ -148,9 +149,30 @@ class RootLockedError(StorageError):
 
 
 class SinkError(DfwatchError):
-    """A destination did not take a message."""
+    """A destination did not take a message.
+
+    Not retryable: this one message will never be taken; the next one may be. ``retry_after_s`` is how long the
+    destination asks to be left alone, in seconds; None where it does not say.
+    """
 
     default_retryable = True
+
+    def __init__(
+        self,
+        action: str,
+        subject: object,
+        cause: object,
+        *,
+        hint: str = "",
+        retryable: bool | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(action, subject, cause, hint=hint, retryable=retryable)
+        self.retry_after_s = retry_after_s
+
+
+class SinkGoneError(SinkError):
+    """The destination asks not to be called again; it is left alone until a person says otherwise."""
 
 
 class TrainingError(DfwatchError):

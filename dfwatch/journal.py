@@ -14,16 +14,17 @@ import threading
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from dfwatch.errors import JournalDamagedError, StorageError
+from dfwatch.jobs import outbox
 from dfwatch.reasons import Reason, Status
 from dfwatch.storage.layout import DroppedName
 from dfwatch.storage.stamps import utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
 SCHEMA_VERSION = 1
 
@@ -96,12 +97,17 @@ class JobRow:
 class Journal:
     """One connection to the journal, shared by the daemon's threads.
 
+    Args:
+        path: The database.
+        read_only: Only read.
+        synced: Wait for the disk at each commit; without it, power loss may undo the last commits, in order.
+
     Raises:
         JournalDamagedError: From every method: the file is no database, or a broken one.
         StorageError: From every method, when SQLite or the disk below it fails.
     """
 
-    def __init__(self, path: str, *, read_only: bool = False) -> None:
+    def __init__(self, path: str, *, read_only: bool = False, synced: bool = True) -> None:
         self._path = path
         self._lock = threading.RLock()
         with self._failing_as_storage("opening"):
@@ -115,6 +121,8 @@ class Journal:
             try:
                 if not read_only:
                     self._prepare()
+                    if not synced:
+                        self._db.execute("PRAGMA synchronous = NORMAL")
                 self._check_version()
             except BaseException:
                 self._db.close()
@@ -128,7 +136,9 @@ class Journal:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-            self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            self._db.executescript(
+                f"BEGIN IMMEDIATE; {_SCHEMA} {outbox.SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
 
     def _check_version(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -153,6 +163,16 @@ class Journal:
             raise StorageError(
                 f"{action} the journal", self._path, exc, hint="check the disk; 'dfwatch doctor' tells more"
             ) from exc
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A connection whose changes are made together, or not at all when the block raises."""
+        with self._write() as db:
+            yield db
+
+    def query(self, text: str, *parameters: object) -> list[sqlite3.Row]:
+        """The rows that a query finds."""
+        return self._read(text, *parameters)
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
@@ -225,9 +245,18 @@ class Journal:
         p_fake: float | None,
         reason: str | None,
         detail: str | None,
+        document: Mapping[str, Any] | None = None,
+        sinks: Sequence[str] = (),
     ) -> None:
-        """Note that the sidecar is durable; the source still lies in ``work/``."""
+        """Note that the sidecar is durable; the source still lies in ``work/``.
+
+        In the same transaction one message for each of ``sinks`` enters the outbox, with the ``document``; not a second
+        time for a job that was published before.
+        """
+        known = self._read("SELECT 1 FROM jobs WHERE id = ? AND state IN ('published', 'closed')", job_id)
         with self._write() as db:
+            if document is not None and sinks and not known:
+                outbox.enqueue(db, job_id, document, sinks, sidecar=sidecar)
             db.execute(
                 "UPDATE jobs SET state = ?, status = ?, sidecar = ?, sha256 = ?, verdict = ?, p_fake = ?, reason = ?,"
                 " detail = ?, updated_at = ? WHERE id = ?",
@@ -326,6 +355,17 @@ class Journal:
                 State.CLOSED,
                 *statuses,
                 -1 if limit is None else limit,
+            )
+        ]
+
+    def published_since(self, stamp: str) -> list[JobRow]:
+        """Jobs with a sidecar that were published or closed since then (ISO 8601, UTC), oldest first."""
+        return [
+            _job(row)
+            for row in self._read(
+                "SELECT * FROM jobs WHERE state IN ('published', 'closed') AND sidecar IS NOT NULL AND updated_at >= ?"
+                " ORDER BY updated_at, id",
+                stamp,
             )
         ]
 

@@ -37,7 +37,7 @@ from dfwatch.storage.crashpoints import crash_point
 from dfwatch.storage.source import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from dfwatch.config import Settings
     from dfwatch.intake import Job
@@ -79,6 +79,7 @@ class Pipeline:
         make_reader: Makes a reader; called for each reader thread, and again when the reader's settings change.
         readers: Number of reader threads.
         observer: Who is told how things go.
+        recipients: The sinks that an outcome goes to.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Pipeline:
         make_reader: Callable[[Settings], Reader],
         readers: int,
         observer: Observer,
+        recipients: Callable[[Mapping[str, Any]], Sequence[str]] = lambda _document: (),
     ) -> None:
         self._journal = journal
         self._settings = settings
@@ -104,7 +106,7 @@ class Pipeline:
         self._stopping = threading.Event()
         self._hurrying = threading.Event()
         self._patience = Patience(observer, self._stopping)
-        self._publisher = publisher.Publisher(layout, journal, scorer, self._patience)
+        self._publisher = publisher.Publisher(layout, journal, scorer, self._patience, recipients)
         self._to_score: _Queue = queue.Queue(maxsize=readers + 1)
         self._to_publish: _Queue = queue.Queue(maxsize=readers + 1)
         self._readers = [self._thread(f"reader-{i}", self._run_reader, make_reader) for i in range(readers)]

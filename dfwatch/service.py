@@ -16,8 +16,16 @@ import structlog
 
 from dfwatch import __version__
 from dfwatch.disposal import locate_media
-from dfwatch.errors import ConfigError, JournalDamagedError, StorageError, UnclaimableError
+from dfwatch.errors import (
+    ConfigError,
+    JournalDamagedError,
+    MissingExtraError,
+    SinkError,
+    StorageError,
+    UnclaimableError,
+)
 from dfwatch.intake import claim, enter, lost_sources, recover
+from dfwatch.jobs.dispatcher import Dispatcher
 from dfwatch.jobs.obstacles import Obstacles
 from dfwatch.journal import Journal, State
 from dfwatch.operation.heartbeat import Heartbeat, Watchdog
@@ -51,6 +59,7 @@ _CANDIDATES_PER_SCAN: Final = 1000
 _STORAGE_RETRY_S: Final = 2.0
 # Room is taken to be back only well above the limit, so that intake does not flap around it.
 _RESUME_FACTOR: Final = 1.1
+_LONGEST_LAST_DELIVERY_S: Final = 10.0
 
 
 class Service:
@@ -82,6 +91,7 @@ class Service:
         self._heartbeat = Heartbeat()
         self._watchdog = Watchdog(self._heartbeat, self._notifier, watchdog_interval_s())
         self._wake = Wake()
+        self._dispatcher = Dispatcher(self._layout.journal, settings.sinks)
         self._terminations = 0
         self._reload_wanted = False
         self._failure: BaseException | None = None
@@ -92,7 +102,7 @@ class Service:
         self._storage_trouble = ""
         self._storage_retry_s = 0.0
         self._paused = ""
-        self._reporter = Reporter(self._layout, settings.metrics, self._heartbeat, self._notifier)
+        self._reporter = Reporter(self._layout, settings.metrics, self._heartbeat, self._notifier, self._dispatcher.lag)
         self._late: tuple[str, ...] = ()
         self._waiting = 0
         self._oldest_wait_s = 0.0
@@ -128,9 +138,11 @@ class Service:
                 make_reader=self._make_reader,
                 readers=reader_processes(self._settings),
                 observer=self,
+                recipients=self._dispatcher.recipients,
             )
             watcher = Watcher(self._layout.inbox, self._settings.watch, self._wake)
             self._heartbeat.register(_WATCHER, _USUAL_ALLOWANCE_S)
+            self._dispatcher.start()
             pipeline.start()
             self._recover(journal, pipeline, watcher)
             self._kept = journal.kept()
@@ -175,6 +187,7 @@ class Service:
         if self._terminations > 1:
             pipeline.hurry()
         left = self._watch_over(lambda: pipeline.stop(timeout_s), pipeline)
+        self._watch_over(lambda: self._dispatcher.stop(min(timeout_s, _LONGEST_LAST_DELIVERY_S)), pipeline)
         _log.info("stopped", handed_to_next_start=left, took_s=round(time.monotonic() - began_s, 2))
 
     def _watch_over(self, stop: Callable[[], int], pipeline: Pipeline) -> int:
@@ -350,7 +363,8 @@ class Service:
         self._notifier.reloading()
         try:
             wanted = self._reload_settings()
-        except (ConfigError, OSError) as error:
+            self._dispatcher.update(wanted.sinks)
+        except (ConfigError, MissingExtraError, SinkError, OSError) as error:
             _log.error("the new configuration is not taken", error=error)
         else:
             for change in diff(self._settings, wanted):
@@ -411,6 +425,7 @@ class Service:
             sidecar=sidecar,
             media=media,
         )
+        self._dispatcher.wake()
         self._reporter.finished(job.id, job.dropped.shown, document)
         if media is not None and media.startswith(self._layout.inbox + os.sep):
             # Whoever dropped it may have taken it away again.

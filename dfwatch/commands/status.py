@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from dfwatch.commands import new_parser
+from dfwatch.commands import new_parser, sinks
 from dfwatch.console.exits import Exit
 from dfwatch.console.text import age_s, duration
 from dfwatch.printable import printable
@@ -52,10 +52,12 @@ def command(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from dfwatch.settings import file as settings_file
 
-    root = settings_file.load_found(arguments.config).settings.root
+    settings = settings_file.load_found(arguments.config).settings
+    root = settings.root
     if arguments.watch is not None:
         return _watch(root, arguments.last, arguments.watch, as_json=arguments.json)
     report = gather(root, arguments.last)
+    report["sinks"] = sinks.gather(root, settings.sinks)
     if arguments.json:
         json.dump(report, sys.stdout, indent=2)
         print()
@@ -215,6 +217,9 @@ def describe(report: dict[str, Any]) -> str:
     lines.append(f"done      {counts['done']}" + (f" ({found})" if found else ""))
     lines += [f"{status:<9} {counts[status]}" for status in ("failed", "rejected")]
     lines.append(f"quarantined {counts['quarantined']}")
+    for sink in report.get("sinks", []):
+        first, *rest = sinks.describe(sink)
+        lines += [f"sink      {first}", *(f"        {line}" for line in rest)]
     if report["without_verdict"]:
         lines.append("last without a verdict:")
         for job in report["without_verdict"]:

@@ -14,6 +14,8 @@ from dfwatch.storage.placement import sidecar_base, sidecar_bases
 from dfwatch.storage.source import check_unchanged
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from dfwatch.config import Settings
     from dfwatch.jobs.ticket import Patience, Ticket
     from dfwatch.journal import Journal
@@ -32,14 +34,23 @@ class Publisher:
         journal: The service's journal.
         scorer: The detector, for its bundle and what it says of itself.
         patience: Waits out a sick disk.
+        recipients: The sinks that an outcome goes to.
     """
 
-    def __init__(self, layout: Layout, journal: Journal, scorer: Scorer, patience: Patience) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        journal: Journal,
+        scorer: Scorer,
+        patience: Patience,
+        recipients: Callable[[Mapping[str, Any]], Sequence[str]] = lambda _document: (),
+    ) -> None:
         self._layout = layout
         self._journal = journal
         self._bundle = scorer.bundle
         self._runtime = runtime_of(scorer)
         self._patience = patience
+        self._recipients = recipients
 
     def published_before(self, ticket: Ticket, settings: Settings) -> bool:
         """Whether an earlier run wrote this job's sidecar and died before it put the file away."""
@@ -111,4 +122,6 @@ class Publisher:
             p_fake=document["p_fake"],
             reason=document["reason"],
             detail=document["reason_detail"],
+            document=document,
+            sinks=self._recipients(document),
         )

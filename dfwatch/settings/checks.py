@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
     from dfwatch.config import Settings
 
+_SINK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _DEVICE = re.compile(r"[a-z]+(:[0-9]+)?")
 
 
 def cross_checks(settings: Settings) -> Iterator[tuple[str, str, str]]:
     """What is wrong, as (dotted name of the setting, cause, hint)."""
     yield from _watch(settings)
+    yield from _sinks(settings)
     yield from _metrics(settings)
     verdict = settings.verdict
     real, fake = verdict.real_threshold, verdict.fake_threshold
@@ -72,3 +74,17 @@ def _watch(settings: Settings) -> Iterator[tuple[str, str, str]]:
         yield "watch.marker", "'watch.marker' and 'watch.rename_from' are the same ending", "choose two, or one of them"
     if not settings.reader.formats:
         yield "reader.formats", "'reader.formats' is empty, so no file could ever be read", ""
+
+
+def _sinks(settings: Settings) -> Iterator[tuple[str, str, str]]:
+    seen: set[str] = set()
+    for index, sink in enumerate(settings.sinks):
+        place = f"sinks[{index}]"
+        if not _SINK_NAME.fullmatch(sink.name):
+            yield f"{place}.name", f"'{place}.name' is {sink.name!r}", "letters, digits, '_', '.' and '-', 64 at most"
+        if sink.name in seen:
+            hint = "give each sink a name of its own"
+            yield f"{place}.type", f"two sinks are called {sink.name!r}", hint
+        seen.add(sink.name)
+        for name, cause, hint in sink.problems():
+            yield f"{place}.{name}", f"'{place}.{name}' {cause}", hint

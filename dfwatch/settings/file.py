@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
@@ -22,9 +22,12 @@ from dfwatch.config import Settings
 from dfwatch.errors import ConfigError
 from dfwatch.settings.checks import cross_checks
 from dfwatch.settings.reader import ACTION, Kinds, SectionReader, settings_fields
+from dfwatch.sinks.registry import Kinds as InstalledSinks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from dfwatch.config import SinkSettings
 
 SEARCH_PATH = ("config.yaml", "/etc/dfwatch/config.yaml")
 _MAX_BYTES = 1024 * 1024
@@ -86,12 +89,13 @@ def load(path: str | os.PathLike[str], kinds: Kinds | None = None) -> Settings:
 
     Args:
         path: A YAML file in UTF-8. What it leaves out has its default; an empty file is all defaults.
-        kinds: For each setting that lists things of several kinds (``sinks``): the kinds' names and their dataclasses.
+        kinds: For each setting that lists things of several kinds (``sinks``): the kinds' names and their dataclasses;
+            None: those that are installed.
 
     Raises:
         ConfigError: The first thing that is wrong with the file, in the order of its lines.
     """
-    settings, problems = _read(Path(path), kinds or {})
+    settings, problems = _read(Path(path), kinds)
     if problems:
         raise problems[0]
     return settings
@@ -100,7 +104,7 @@ def load(path: str | os.PathLike[str], kinds: Kinds | None = None) -> Settings:
 def check(path: str | os.PathLike[str], kinds: Kinds | None = None) -> list[ConfigError]:
     """Everything that is wrong with ``path``, in the order of its lines; empty when it is fine."""
     try:
-        _, problems = _read(Path(path), kinds or {})
+        _, problems = _read(Path(path), kinds)
     except ConfigError as error:
         return [error]
     return problems
@@ -126,9 +130,12 @@ def absolute_paths(settings: Settings, folder: str | os.PathLike[str]) -> Settin
     """``settings`` with each relative path (metadata ``path``) joined to ``folder``; empty ones stay empty."""
     changed: dict[str, object] = {}
     for section, item, value in settings_fields(settings):
+        if item.metadata.get("kinds"):
+            changed[item.name] = [_with_absolute_paths(entry, folder) for entry in value]
+            continue
         if not item.metadata.get("path") or not isinstance(value, str) or not value:
             continue
-        full = os.path.abspath(os.path.join(folder, os.path.expanduser(value)))
+        full = _absolute(value, folder)
         if section is None:
             changed[item.name] = full
         else:
@@ -137,8 +144,18 @@ def absolute_paths(settings: Settings, folder: str | os.PathLike[str]) -> Settin
     return replace(settings, **changed)  # type: ignore[arg-type]
 
 
-def _read(path: Path, kinds: Kinds) -> tuple[Settings, list[ConfigError]]:
-    reader = SectionReader(str(path), kinds)
+def _with_absolute_paths(entry: SinkSettings, folder: str | os.PathLike[str]) -> SinkSettings:
+    values = {item.name: getattr(entry, item.name) for item in fields(entry) if item.metadata.get("path")}
+    changed: dict[str, Any] = {name: _absolute(value, folder) for name, value in values.items() if value}
+    return replace(entry, **changed)
+
+
+def _absolute(path: str, folder: str | os.PathLike[str]) -> str:
+    return os.path.abspath(os.path.join(folder, os.path.expanduser(path)))
+
+
+def _read(path: Path, kinds: Kinds | None) -> tuple[Settings, list[ConfigError]]:
+    reader = SectionReader(str(path), {"sinks": InstalledSinks()} if kinds is None else kinds)
     root = _compose(path)
     settings = Settings() if root is None else reader.section(root, Settings, "")
     if not reader.problems:

@@ -57,12 +57,24 @@ def _comment(text: str, indent: str) -> list[str]:
 
 def _assignment(name: str, value: object, indent: str) -> list[str]:
     start = f"{indent}{name}:"
+    if isinstance(value, list) and any(dataclasses.is_dataclass(entry) for entry in value):
+        return [start, *(line for entry in value for line in _item(entry, indent + "  "))]
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{_scalar(key)}: {_scalar(entry)}" for key, entry in value.items())
+        return [f"{start} {{{pairs}}}"]
     if isinstance(value, list):
         one_line = f"{start} [{', '.join(_scalar(entry) for entry in value)}]"
         if len(one_line) <= _WIDTH:
             return [one_line]
         return [f"{start} [", *_wrapped([_scalar(entry) for entry in value], indent + "  "), f"{indent}]"]
     return [f"{start} {_scalar(value)}{_reading_help(name, value)}"]
+
+
+def _item(entry: Any, indent: str) -> list[str]:  # noqa: ANN401 - any settings class
+    lines = []
+    for item in dataclasses.fields(entry):
+        lines += _assignment(item.name, getattr(entry, item.name), indent + "  ")
+    return [f"{indent}- {lines[0].lstrip()}", *lines[1:]]
 
 
 def _wrapped(entries: list[str], indent: str) -> list[str]:

@@ -1,0 +1,320 @@
+"""``dfwatch sinks``: list, test, replay and put in order where outcomes go."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from dfwatch.commands import new_parser
+from dfwatch.console.exits import Exit
+from dfwatch.errors import ConfigError, StorageError
+from dfwatch.printable import printable
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from dfwatch.commands import Subparsers
+    from dfwatch.config import SinkSettings
+    from dfwatch.jobs.outbox import Outbox, SinkState
+    from dfwatch.journal import JobRow, Journal
+
+_LARGEST_SIDECAR_BYTES = 64 * 1024 * 1024
+_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhdw])")
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def add_parser(commands: Subparsers) -> None:
+    """Describe the commands."""
+    parser = commands.add_parser(
+        "sinks",
+        help="list, test and replay the destinations of verdicts",
+        description="Sinks bring outcomes where people need them. Each is fed from the journal's outbox, in order.",
+    )
+    below = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    listing = new_parser(
+        below,
+        "list",
+        _list,
+        summary="show each sink and what waits for it",
+        text="Shows how each one gets on.",
+    )
+    listing.add_argument("--json", action="store_true", help="print one JSON document")
+    new_parser(below, "kinds", _kinds, summary="show which types of sinks are installed", text=_KINDS, config=False)
+    test = new_parser(below, "test", _test, summary="try a sink's destination", text=_TEST)
+    test.add_argument("name", metavar="NAME", help="the sink's name")
+    replay = new_parser(below, "replay", _replay, summary="send outcomes again", text=_REPLAY)
+    replay.add_argument(
+        "--since", metavar="TIME", required=True, help="2026-01-31, 2026-01-31T12:00:00Z, or an age: 90m, 12h, 7d"
+    )
+    replay.add_argument("--sink", metavar="NAME", action="append", help="only this sink; may be repeated")
+    replay.add_argument("--dead", action="store_true", help="only messages that were set aside as dead")
+    enable = new_parser(below, "enable", _enable, summary="call a sink again at once", text=_ENABLE)
+    enable.add_argument("name", metavar="NAME", help="the sink's name")
+    forget = new_parser(below, "forget", _forget, summary="drop all messages of a sink", text=_FORGET)
+    forget.add_argument("name", metavar="NAME", help="the sink's name; it need not be configured any more")
+
+
+_KINDS = "Shows the types that 'sinks' in the configuration may name: those of dfwatch and of installed packages."
+_TEST = """\
+Connects to the sink's destination from this process, with this user's rights, and says what came of it. No outcome is
+left there; a webhook and a chat get a message that is marked as a test. Exit status 0: it works; 1: it does not."""
+_REPLAY = """\
+Queues outcomes again that were published since TIME and pass the sink's filters, dead ones among them. A running
+daemon delivers them within seconds, otherwise the next one does. They carry the keys that they had, so a destination
+that knows keys has no second record. Outcomes whose sidecar is no longer where it was are left out and counted."""
+_ENABLE = """\
+Ends a sink's pause, and calls again a destination that asked not to be called (HTTP status 410)."""
+_FORGET = """\
+Drops everything that waits for a sink, dead messages too. Meant for a sink that was taken out of the configuration."""
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    settings, root = _settings(arguments)
+    report = gather(root, settings)
+    if arguments.json:
+        json.dump(report, sys.stdout, indent=2)
+        print()
+    elif not report:
+        print("no sinks: outcomes are in their sidecars only (see 'sinks' in the configuration)")
+    else:
+        print("\n".join(line for sink in report for line in describe(sink)))
+    return Exit.OK
+
+
+def _kinds(_arguments: argparse.Namespace) -> int:
+    from dfwatch.sinks.registry import classes
+
+    for name, kind in sorted(classes().items()):
+        print(f"{name:<12} {(kind.__doc__ or '').strip().splitlines()[0]}")
+    return Exit.OK
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    from dfwatch.errors import SinkError
+    from dfwatch.sinks.registry import build
+
+    settings, _ = _settings(arguments)
+    wanted = _named(settings, arguments.name)
+    try:
+        sink = build(wanted)
+        try:
+            print(f"{wanted.name}: {printable(sink.probe())}")
+        finally:
+            sink.close()
+    except SinkError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        print(f"{wanted.name}: {printable(f'{error.action} {error.subject}: {error.cause}{hint}')}", file=sys.stderr)
+        return Exit.FOUND
+    return Exit.OK
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from dfwatch.jobs.outbox import Outbox
+    from dfwatch.journal import Journal
+    from dfwatch.sinks.filters import wants
+    from dfwatch.storage.layout import Layout
+
+    settings, root = _settings(arguments)
+    since = moment(arguments.since, datetime.now(UTC))
+    sinks = [_named(settings, name) for name in arguments.sink] if arguments.sink else settings
+    path = Layout(root).journal
+    queued = dict.fromkeys((sink.name for sink in sinks), 0)
+    lost = 0
+    if os.path.exists(path):
+        journal = Journal(path)
+        try:
+            outbox = Outbox(journal)
+            dead = {sink.name: outbox.dead(sink.name) for sink in sinks}
+            for row, document in _published(journal, since):
+                if document is None:
+                    lost += 1
+                    continue
+                for sink in sinks:
+                    if (arguments.dead and row.id not in dead[sink.name]) or not wants(sink, document):
+                        continue
+                    queued[sink.name] += outbox.replay(sink.name, row.id, document, sidecar=row.sidecar or "")
+        finally:
+            journal.close()
+    for name, number in queued.items():
+        print(f"{name}: {number} queued")
+    if lost:
+        print(f"{lost} left out: their sidecars are no longer where they were written", file=sys.stderr)
+    return Exit.FOUND if lost else Exit.OK
+
+
+def _published(journal: Journal, since: str) -> Iterator[tuple[JobRow, dict[str, Any] | None]]:
+    """Jobs with a sidecar, in order of publication, with its content; None where it is not readable any more."""
+    for row in journal.published_since(since):
+        yield row, journal_document(journal, row)
+
+
+def journal_document(journal: Journal, row: JobRow) -> dict[str, Any] | None:
+    """An outcome's document, from the outbox while it is there, else from the sidecar."""
+    from dfwatch.jobs.outbox import Outbox
+
+    kept = Outbox(journal).document(row.id)
+    if kept is not None:
+        return kept
+    try:
+        with open(row.sidecar or "", "rb") as stream:
+            document = json.loads(stream.read(_LARGEST_SIDECAR_BYTES))
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) and document.get("job_id") == row.id else None
+
+
+def _enable(arguments: argparse.Namespace) -> int:
+    settings, root = _settings(arguments)
+    wanted = _named(settings, arguments.name)
+    with _outbox(root) as outbox:
+        outbox.enable(wanted.name)
+    print(f"{wanted.name}: will be called again")
+    return Exit.OK
+
+
+def _forget(arguments: argparse.Namespace) -> int:
+    settings, root = _settings(arguments)
+    with _outbox(root) as outbox:
+        if arguments.name not in {*(state.name for state in outbox.states()), *(sink.name for sink in settings)}:
+            raise StorageError("forgetting the sink", arguments.name, "there is nothing of it", retryable=False)
+        print(f"{arguments.name}: {outbox.forget(arguments.name)} messages dropped")
+    return Exit.OK
+
+
+class _outbox:  # noqa: N801 - used like a function
+    """The outbox of a root, for the length of a ``with`` block."""
+
+    def __init__(self, root: str) -> None:
+        from dfwatch.journal import Journal
+        from dfwatch.storage.layout import Layout
+
+        path = Layout(root).journal
+        if not os.path.exists(path):
+            raise StorageError("opening the journal", path, "the daemon was never started here", retryable=False)
+        self._journal = Journal(path)
+
+    def __enter__(self) -> Outbox:
+        from dfwatch.jobs.outbox import Outbox
+
+        return Outbox(self._journal)
+
+    def __exit__(self, *_: object) -> None:
+        self._journal.close()
+
+
+def gather(root: str, settings: list[SinkSettings], journal: Journal | None = None) -> list[dict[str, Any]]:
+    """What is known of each sink, configured or not, for people and for programs."""
+    from dfwatch.jobs.outbox import Outbox
+    from dfwatch.journal import Journal as Opened
+    from dfwatch.storage.layout import Layout
+
+    path = Layout(root).journal
+    names = [sink.name for sink in settings]
+    states: dict[str, SinkState] = {}
+    if journal is not None:
+        states = {state.name: state for state in Outbox(journal).states(names)}
+    elif os.path.exists(path):
+        opened = Opened(path, read_only=True)
+        try:
+            states = {state.name: state for state in Outbox(opened).states(names)}
+        finally:
+            opened.close()
+    by_name = {sink.name: sink for sink in settings}
+    return [_report(name, by_name.get(name), states.get(name)) for name in dict.fromkeys([*names, *states])]
+
+
+def _report(name: str, settings: SinkSettings | None, state: SinkState | None) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    if settings is None:
+        condition = "not configured"
+    elif not settings.enabled:
+        condition = "switched off"
+    elif state is not None and state.gone is not None:
+        condition = "disabled"
+    elif state is not None and state.failures:
+        condition = "failing"
+    else:
+        condition = "ok"
+    return {
+        "name": name,
+        "type": None if settings is None else settings.type,
+        "state": condition,
+        "queued": 0 if state is None else state.queued,
+        "oldest_queued_s": None if state is None else _age_s(state.oldest_queued_at, now),
+        "dead": 0 if state is None else state.dead,
+        "delivered": 0 if state is None else state.delivered,
+        "delivered_at": None if state is None else state.delivered_at,
+        "failures": 0 if state is None else state.failures,
+        "retry_at": None if state is None else state.retry_at,
+        "error": None if state is None else state.error,
+        # Before the first space stands what tells the settings apart, see Dispatcher.
+        "disabled_because": None if state is None or state.gone is None else state.gone.partition(" ")[2],
+    }
+
+
+def describe(sink: dict[str, Any]) -> list[str]:
+    """One sink for a person."""
+    age = "" if sink["oldest_queued_s"] is None else f", oldest for {sink['oldest_queued_s']:.0f} s"
+    dead = f", {sink['dead']} dead" if sink["dead"] else ""
+    kind = f" ({sink['type']})" if sink["type"] not in {None, sink["name"]} else ""
+    lines = [
+        f"{sink['name']}{kind}: {sink['state']}, {sink['delivered']} delivered, {sink['queued']} queued{age}{dead}"
+    ]
+    if sink["disabled_because"] is not None:
+        lines.append(f"  {printable(sink['disabled_because'])}")
+        lines.append(f"  'dfwatch sinks enable {sink['name']}' calls it again")
+    elif sink["failures"]:
+        lines.append(f"  {sink['failures']} failures in a row, next try at {sink['retry_at']}")
+    if sink["error"] and (sink["failures"] or sink["dead"]):
+        lines.append(f"  last error: {printable(sink['error'])}")
+    if sink["dead"] and sink["type"] is not None:
+        lines.append(f"  'dfwatch sinks replay --dead --since 30d --sink {sink['name']}' sends the dead ones again")
+    return lines
+
+
+def moment(text: str, now: datetime) -> str:
+    """A point in time as the journal writes it.
+
+    Raises:
+        ConfigError: The text is neither a time nor an age.
+    """
+    span = _SPAN.fullmatch(text)
+    try:
+        if span is not None:
+            found = now - timedelta(seconds=float(span[1]) * _UNITS_S[span[2]])
+        else:
+            found = datetime.fromisoformat(text)
+            # A time without a zone is this machine's.
+            found = found.astimezone(UTC)
+    except (ValueError, OverflowError) as exc:
+        raise ConfigError(
+            "reading the time",
+            text,
+            "it is neither a time nor an age",
+            hint="2026-01-31T12:00Z, 12h or 7d",
+        ) from exc
+    return found.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _age_s(stamp: str | None, now: datetime) -> float | None:
+    return None if stamp is None else max(0.0, (now - datetime.fromisoformat(stamp)).total_seconds())
+
+
+def _settings(arguments: argparse.Namespace) -> tuple[list[SinkSettings], str]:
+    from dfwatch.settings import file as settings_file
+
+    settings = settings_file.load_found(arguments.config).settings
+    return settings.sinks, settings.root
+
+
+def _named(settings: list[SinkSettings], name: str) -> SinkSettings:
+    found = next((sink for sink in settings if sink.name == name), None)
+    if found is None:
+        known = ", ".join(sink.name for sink in settings) or "none"
+        raise ConfigError("looking for the sink", name, "it is not in the configuration", hint=f"there: {known}")
+    return found

@@ -1,0 +1,312 @@
+"""Brings the outbox to the sinks: one thread for each sink, so that none waits for another, nor a verdict for any.
+
+Within a sink the order of publication is kept: a message that fails is tried again, after growing pauses, before the
+next one has its turn. Failures in a row and the time of the next try are kept in the journal, so a restart does not
+begin anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from dfwatch.errors import SinkError, SinkGoneError, StorageError
+from dfwatch.jobs.outbox import Outbox
+from dfwatch.journal import Journal
+from dfwatch.operation.vitals import SinkLag
+from dfwatch.redaction import redact_text
+from dfwatch.sinks import Message
+from dfwatch.sinks.filters import wants
+from dfwatch.sinks.registry import build, build_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from dfwatch.config import SinkSettings
+    from dfwatch.jobs.outbox import Entry, SinkState
+    from dfwatch.sinks import Sink
+
+_log = structlog.get_logger(__name__)
+
+# Other processes (``dfwatch sinks replay``) queue messages too, and cannot wake a thread.
+_LOOK_AGAIN_S: Final = 1.0
+_BATCH: Final = 20
+_STORAGE_RETRY_S: Final = 2.0
+_LONGEST_RETRY_AFTER_S: Final = 24 * 3600.0
+_LONGEST_ERROR: Final = 500
+
+
+class Dispatcher:
+    """All sinks of one service.
+
+    Args:
+        journal_path: The journal; ``start`` opens a connection of its own to it.
+        settings: The sinks of the configuration.
+
+    Raises:
+        ConfigError: A sink of unknown type.
+        MissingExtraError: A sink's dependency is not installed.
+        SinkError: A sink cannot be made.
+    """
+
+    def __init__(self, journal_path: str, settings: Sequence[SinkSettings]) -> None:
+        self._path = journal_path
+        self._settings = list(settings)
+        self._sinks = build_all(settings)
+        self._journal: Journal | None = None
+        self._workers: dict[str, _Worker] = {}
+        self._leaving: dict[str, _Worker] = {}
+
+    def start(self) -> None:
+        """Begin to deliver.
+
+        Raises:
+            StorageError: The journal cannot be opened.
+        """
+        self._journal = Journal(self._path, synced=False)
+        for item in self._settings:
+            if item.enabled:
+                self._begin(item, self._sinks[item.name], after=None)
+
+    def recipients(self, document: Mapping[str, Any]) -> tuple[str, ...]:
+        """The sinks whose filters let an outcome through."""
+        return tuple(item.name for item in self._settings if item.enabled and wants(item, document))
+
+    def wake(self) -> None:
+        """There are new messages."""
+        for worker in self._workers.copy().values():
+            worker.wake()
+
+    def update(self, settings: Sequence[SinkSettings]) -> None:
+        """Take new settings: sinks may come, go and change. What is queued for one that goes stays in the outbox.
+
+        Raises:
+            ConfigError: As the constructor; nothing was changed then.
+            MissingExtraError: As the constructor; nothing was changed then.
+            SinkError: As the constructor; nothing was changed then.
+        """
+        before = {item.name: item for item in self._settings if item.enabled}
+        after = {item.name: item for item in settings if item.enabled}
+        changed = [item for name, item in after.items() if before.get(name) != item]
+        made = {item.name: build(item) for item in changed}
+        self._settings = list(settings)
+        for name, item in before.items():
+            worker = self._workers.pop(name, None) if item != after.get(name) else None
+            if worker is not None:
+                worker.stop()
+                self._leaving[name] = worker
+        for item in changed:
+            # Two threads on one sink would break its order; the new one waits for the delivery in hand.
+            self._begin(item, made[item.name], after=self._leaving.pop(item.name, None))
+
+    def states(self) -> list[SinkState]:
+        """How each sink gets on, also those that are no longer configured and still have messages."""
+        return [] if self._journal is None else Outbox(self._journal).states([item.name for item in self._settings])
+
+    def lag(self) -> tuple[SinkLag, ...]:
+        """How far behind each sink is, for metrics and health; nothing where the journal cannot be read."""
+        now = datetime.now(UTC)
+        with suppress(StorageError):
+            return tuple(
+                SinkLag(
+                    state.name,
+                    state.queued,
+                    state.dead,
+                    0.0
+                    if state.oldest_queued_at is None
+                    else max(0.0, (now - datetime.fromisoformat(state.oldest_queued_at)).total_seconds()),
+                )
+                for state in self.states()
+            )
+        return ()
+
+    def stop(self, timeout_s: float) -> int:
+        """Finish the deliveries in hand, for ``timeout_s`` at most; returns how many were not finished."""
+        deadline_s = time.monotonic() + timeout_s
+        workers = [*self._workers.values(), *self._leaving.values()]
+        for worker in workers:
+            worker.stop()
+        unfinished = sum(not worker.join(deadline_s - time.monotonic()) for worker in workers)
+        if self._journal is not None and not unfinished:
+            self._journal.close()
+        return unfinished
+
+    def _begin(self, settings: SinkSettings, sink: Sink, *, after: _Worker | None) -> None:
+        if self._journal is None:
+            return
+        worker = _Worker(settings, sink, Outbox(self._journal), after)
+        self._workers[settings.name] = worker
+        worker.start()
+
+
+class _Worker:
+    """The thread of one sink."""
+
+    def __init__(self, settings: SinkSettings, sink: Sink, outbox: Outbox, after: _Worker | None) -> None:
+        self.name = settings.name
+        self._settings = settings
+        self._sink = sink
+        self._outbox = outbox
+        self._after = after
+        self._stopping = threading.Event()
+        self._news = threading.Event()
+        self._told = ""
+        self._failures = 0
+        # Daemonic: a destination that hangs beyond all limits must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name=f"sink-{self.name}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        self._news.set()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._news.set()
+
+    def join(self, timeout_s: float) -> bool:
+        self._thread.join(max(0.0, timeout_s))
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        if self._after is not None:
+            self._after._thread.join()
+            self._after = None
+        try:
+            self._resume()
+            while not self._stopping.is_set():
+                try:
+                    pause_s = self._deliver_batch()
+                except StorageError as error:
+                    if not self._stopping.is_set():
+                        self._tell("the outbox cannot be used", error)
+                    pause_s = _STORAGE_RETRY_S
+                if pause_s > 0:
+                    self._news.wait(pause_s)
+        finally:
+            # Whatever a sink's library thinks of being closed, the service ends.
+            with suppress(Exception):
+                self._sink.close()
+
+    def _resume(self) -> None:
+        """A sink that was told to go away stays away until its settings are others than those."""
+        with suppress(StorageError):
+            state = self._outbox.state(self.name)
+            self._failures = state.failures
+            self._told = state.error or ""
+            if state.gone is not None and not state.gone.startswith(_fingerprint(self._settings)):
+                self._outbox.enable(self.name)
+
+    def _deliver_batch(self) -> float:
+        """Deliver what waits; returns for how long nothing needs to be done, in seconds."""
+        self._news.clear()
+        state = self._outbox.state(self.name)
+        self._failures = state.failures
+        if state.gone is not None:
+            return _LOOK_AGAIN_S
+        pause_s = self._time_until(state.retry_at)
+        if pause_s > 0:
+            return self._rest(pause_s)
+        entries = self._outbox.waiting(self.name, _BATCH)
+        for entry in entries:
+            if self._stopping.is_set():
+                return 0.0
+            if not self._deliver(entry):
+                return 0.0
+        return 0.0 if len(entries) == _BATCH else _LOOK_AGAIN_S
+
+    def _rest(self, pause_s: float) -> float:
+        """Sleep through a pause that news do not shorten; ``enable`` and the end of the service do."""
+        self._stopping.wait(min(pause_s, _LOOK_AGAIN_S))
+        return 0.0
+
+    def _deliver(self, entry: Entry) -> bool:
+        """Deliver one message; False if the sink needs a pause."""
+        message = Message(entry.job, entry.document, entry.queued_at, entry.sidecar)
+        try:
+            self._sink.deliver(message)
+        except SinkGoneError as error:
+            cause = f"{_fingerprint(self._settings)} {redact_text(error.cause)}"
+            self._outbox.gone(self.name, cause=cause)
+            self._tell("a sink asks not to be called again; 'dfwatch sinks enable' undoes this", error)
+            return False
+        except SinkError as error:
+            return self._failed(entry, error)
+        except Exception as error:  # noqa: BLE001 - somebody else's code; one sink must not end the service
+            _log.exception("a sink failed in a way that it should not", sink=self.name)
+            return self._failed(entry, SinkError("delivering to", self.name, repr(error)))
+        self._insist(lambda: self._outbox.delivered(self.name, entry))
+        if self._told:
+            _log.info("a sink works again", sink=self.name)
+            self._told = ""
+        return True
+
+    def _insist(self, operation: Callable[[], None]) -> None:
+        """Do something in the outbox even if the disk is sick for a while."""
+        while True:
+            try:
+                return operation()
+            except StorageError as error:
+                self._tell("the outbox cannot be used", error)
+                if self._stopping.wait(_STORAGE_RETRY_S):
+                    raise
+
+    def _failed(self, entry: Entry, error: SinkError) -> bool:
+        text = redact_text(str(error))[:_LONGEST_ERROR]
+        with suppress(Exception):
+            self._sink.close()
+        if not error.retryable or self._given_up(entry):
+            _log.error("a message is set aside as dead", sink=self.name, job=entry.job, error=error)
+            self._insist(lambda: self._outbox.set_aside(self.name, entry, error=text))
+            return True
+        pause_s = self._pause_s(error)
+        retry_at = _stamp(datetime.now(UTC) + timedelta(seconds=pause_s))
+        self._tell("a sink does not take a message; it is tried again", error)
+        failures = self._failures + 1
+        self._insist(lambda: self._outbox.failed(self.name, entry, failures=failures, retry_at=retry_at, error=text))
+        return False
+
+    def _given_up(self, entry: Entry) -> bool:
+        if self._settings.retry_for_s <= 0 or entry.first_failed_at is None:
+            return False
+        failing_for = datetime.now(UTC) - datetime.fromisoformat(entry.first_failed_at)
+        return failing_for.total_seconds() >= self._settings.retry_for_s
+
+    def _pause_s(self, error: SinkError) -> float:
+        longest_s = self._settings.retry_longest_s
+        pause_s = min(longest_s, self._settings.retry_delay_s * 2.0 ** min(self._failures, 60))
+        # Half fixed, half random: many services that lost one server do not come back to it at the same moment.
+        pause_s *= 0.5 + random.random() / 2  # noqa: S311 - no secret
+        if error.retry_after_s is not None:
+            pause_s = max(pause_s, min(error.retry_after_s, _LONGEST_RETRY_AFTER_S))
+        return pause_s
+
+    def _time_until(self, stamp: str | None) -> float:
+        if stamp is None:
+            return 0.0
+        # Across restarts there is only the wall clock; whatever it does, no pause outlasts the longest one.
+        left_s = (datetime.fromisoformat(stamp) - datetime.now(UTC)).total_seconds()
+        return min(left_s, _LONGEST_RETRY_AFTER_S)
+
+    def _tell(self, event: str, error: SinkError | StorageError) -> None:
+        """Log a failure once, not at each try."""
+        if error.cause != self._told:
+            _log.warning(event, sink=self.name, error=error)
+        self._told = error.cause
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _fingerprint(settings: SinkSettings) -> str:
+    """Tells settings apart; they hold no secrets, and the outbox does not need them."""
+    return hashlib.sha256(repr(settings).encode("utf-8")).hexdigest()[:12]

@@ -1,0 +1,92 @@
+"""Which kinds of sinks there are: ours, and those that installed packages add through the group ``dfwatch.sinks``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from dfwatch.errors import ConfigError
+from dfwatch.sinks import Sink
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dfwatch.config import SinkSettings
+
+GROUP = "dfwatch.sinks"
+# Ours need no metadata of an installed package, so that they are there in a checkout too.
+_OURS = {
+    "command": "dfwatch.sinks.command:CommandSink",
+    "csv": "dfwatch.sinks.csv_file:CsvSink",
+    "jsonl": "dfwatch.sinks.jsonl:JsonlSink",
+}
+
+_log = structlog.get_logger(__name__)
+
+
+class Kinds(Mapping[str, type["SinkSettings"]]):
+    """Settings classes by the kind's name; looked up when first asked for, because a configuration may name none."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, type[SinkSettings]] | None = None
+
+    def _all(self) -> dict[str, type[SinkSettings]]:
+        if self._found is None:
+            self._found = {name: sink.settings_type for name, sink in classes().items()}
+        return self._found
+
+    def __getitem__(self, name: str) -> type[SinkSettings]:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+
+def classes() -> dict[str, type[Sink]]:
+    """Every kind of sink by its name. A package whose sink cannot be loaded is logged and left out."""
+    found: dict[str, type[Sink]] = {}
+    for name, target in _OURS.items():
+        module, _, attribute = target.partition(":")
+        found[name] = getattr(importlib.import_module(module), attribute)
+    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+        if point.name in found:
+            _log.warning(
+                "a sink of this name is there already; a package's is left out", sink=point.name, of=point.value
+            )
+            continue
+        try:
+            loaded = point.load()
+        except Exception as error:  # noqa: BLE001 - somebody else's module may raise anything
+            _log.warning("a package's sink cannot be loaded", sink=point.name, of=point.value, error=repr(error))
+            continue
+        if isinstance(loaded, type) and issubclass(loaded, Sink):
+            found[point.name] = loaded
+        else:
+            _log.warning("a package's sink is no dfwatch.sinks.Sink", sink=point.name, of=point.value)
+    return found
+
+
+def build(settings: SinkSettings) -> Sink:
+    """The sink that the settings describe; nothing is connected yet.
+
+    Raises:
+        ConfigError: No such kind is installed.
+        MissingExtraError: Its dependency is not installed.
+    """
+    kind: Any = classes().get(settings.type)
+    if kind is None:
+        raise ConfigError("making the sink", settings.name, f"no sink of type {settings.type!r} is installed")
+    sink: Sink = kind(settings)
+    return sink
+
+
+def build_all(settings: Sequence[SinkSettings]) -> dict[str, Sink]:
+    """The enabled sinks by name, as ``build``."""
+    return {item.name: build(item) for item in settings if item.enabled}

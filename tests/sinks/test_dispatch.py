@@ -1,0 +1,344 @@
+"""The outbox and the dispatcher, through a real journal; sinks that fail on command."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from dfwatch.config import SinkSettings, setting
+from dfwatch.errors import ConfigError, SinkError, SinkGoneError, StorageError
+from dfwatch.jobs import dispatcher as dispatcher_module
+from dfwatch.jobs.dispatcher import Dispatcher
+from dfwatch.jobs.outbox import Outbox
+from dfwatch.journal import Journal
+from dfwatch.sinks import Message, Sink
+from dfwatch.sinks.testing import message, publish, wait_until
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FakeSettings(SinkSettings):
+    type: str = setting("fake", doc="")
+    retry_delay_s: float = setting(0.05, doc="")
+    retry_longest_s: float = setting(0.2, doc="")
+    variant: int = setting(0, doc="")
+
+
+class FakeSink(Sink):
+    settings_type: ClassVar[type[SinkSettings]] = FakeSettings
+    taken: ClassVar[dict[str, list[str]]] = {}
+    behave: ClassVar[dict[str, Callable[[Message], None]]] = {}
+    running: ClassVar[dict[str, int]] = {}
+
+    def __init__(self, settings: FakeSettings) -> None:
+        self.name = settings.name
+
+    def deliver(self, message: Message) -> None:
+        self.running[self.name] = self.running.get(self.name, 0) + 1
+        assert self.running[self.name] == 1, "two deliveries to one sink at once"
+        try:
+            self.behave.get(self.name, lambda _message: None)(message)
+            self.taken.setdefault(self.name, []).append(message.key)
+        finally:
+            self.running[self.name] -= 1
+
+    def probe(self) -> str:
+        return "fake"
+
+
+@pytest.fixture(autouse=True)
+def fake_sinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher_module, "build", FakeSink)
+    monkeypatch.setattr(
+        dispatcher_module, "build_all", lambda settings: {one.name: FakeSink(one) for one in settings if one.enabled}
+    )
+    for shared in (FakeSink.taken, FakeSink.behave, FakeSink.running):
+        monkeypatch.setattr(FakeSink, next(name for name, value in vars(FakeSink).items() if value is shared), {})
+
+
+class Bench:
+    def __init__(self, folder: Path) -> None:
+        self.path = str(folder / "journal.sqlite3")
+        self.journal = Journal(self.path)
+        self.outbox = Outbox(self.journal)
+        self.dispatcher: Dispatcher | None = None
+
+    def start(self, *settings: SinkSettings) -> Dispatcher:
+        self.dispatcher = Dispatcher(self.path, settings)
+        self.dispatcher.start()
+        return self.dispatcher
+
+    def publish(self, numbers: range, *sinks: str) -> list[str]:
+        for number in numbers:
+            publish(self.journal, message(number), sinks)
+        if self.dispatcher is not None:
+            self.dispatcher.wake()
+        return [message(number).key for number in numbers]
+
+    def taken(self, sink: str, keys: list[str]) -> None:
+        wait_until(lambda: FakeSink.taken.get(sink) == keys, f"{sink} took {len(keys)}: {FakeSink.taken.get(sink)}")
+
+    def stop(self) -> None:
+        if self.dispatcher is not None:
+            assert self.dispatcher.stop(5.0) == 0
+            self.dispatcher = None
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.stop()
+    made.journal.close()
+
+
+def refuse(**how: Any) -> Callable[[Message], None]:
+    def behave(_message: Message) -> None:
+        raise SinkError("delivering to", "it", "it is down", **how)
+
+    return behave
+
+
+def test_messages_wait_for_their_sinks_and_leave_nothing_behind(bench: Bench) -> None:
+    keys = bench.publish(range(5), "one", "two")
+    assert {state.name: state.queued for state in bench.outbox.states()} == {"one": 5, "two": 5}
+    bench.start(FakeSettings(name="one"), FakeSettings(name="two"))
+    bench.taken("one", keys)
+    bench.taken("two", keys)
+    wait_until(lambda: not bench.journal.query("SELECT * FROM outbox"), "an empty outbox")
+    assert not bench.journal.query("SELECT * FROM documents")
+
+
+def test_verdict_and_messages_are_one_transaction(bench: Bench) -> None:
+    one = message(1)
+    with pytest.raises(StorageError, match="NOT NULL"):
+        publish(bench.journal, one, [None])  # type: ignore[list-item]
+    row = bench.journal.job(one.key)
+    assert row is not None
+    assert row.state == "queued"
+    assert not bench.journal.query("SELECT * FROM documents")
+
+
+def test_job_published_again_after_a_crash_is_not_queued_again(bench: Bench) -> None:
+    bench.publish(range(1), "one")
+    bench.publish(range(1), "one")
+    assert bench.outbox.state("one").queued == 1
+
+
+def test_dead_sink_holds_up_no_other(bench: Bench) -> None:
+    FakeSink.behave["dead"] = refuse()
+    gate = threading.Event()
+    FakeSink.behave["stuck"] = lambda _message: (gate.wait(30.0), None)[1]
+    bench.start(FakeSettings(name="dead"), FakeSettings(name="stuck"), FakeSettings(name="well"))
+    keys = bench.publish(range(50), "dead", "stuck", "well")
+    bench.taken("well", keys)
+    assert "dead" not in FakeSink.taken
+    assert "stuck" not in FakeSink.taken
+    gate.set()
+    bench.taken("stuck", keys)
+
+
+def test_order_is_kept_through_failures(bench: Bench) -> None:
+    tries: list[str] = []
+
+    def flaky(one: Message) -> None:
+        tries.append(one.key)
+        if len(tries) % 3:
+            raise SinkError("delivering to", "it", "not now")
+
+    FakeSink.behave["one"] = flaky
+    bench.start(FakeSettings(name="one"))
+    keys = bench.publish(range(6), "one")
+    bench.taken("one", keys)
+    assert tries == [key for key in keys for _ in range(3)]
+
+
+def test_pauses_grow_and_survive_a_restart(bench: Bench) -> None:
+    FakeSink.behave["one"] = refuse()
+    slow = FakeSettings(name="one", retry_delay_s=0.05, retry_longest_s=3600.0)
+    bench.start(slow)
+    bench.publish(range(1), "one")
+    wait_until(lambda: bench.outbox.state("one").failures >= 4, "some failures")
+    bench.stop()
+    before = bench.outbox.state("one")
+    FakeSink.behave.clear()
+    # Far in the future, as it would be after a long outage.
+    with bench.journal.transaction() as db:
+        db.execute("UPDATE sinks SET retry_at = '2999-01-01T00:00:00.000Z'")
+    bench.start(slow)
+    time.sleep(0.3)
+    assert "one" not in FakeSink.taken
+    assert bench.outbox.state("one").failures == before.failures
+    bench.outbox.enable("one")
+    bench.taken("one", [message(0).key])
+
+
+def test_retry_after_is_obeyed(bench: Bench) -> None:
+    FakeSink.behave["one"] = refuse(retry_after_s=0.8)
+    bench.start(FakeSettings(name="one"))
+    bench.publish(range(1), "one")
+    wait_until(lambda: bench.outbox.state("one").failures == 1, "a failure")
+    FakeSink.behave.clear()
+    began_s = time.monotonic()
+    bench.taken("one", [message(0).key])
+    assert time.monotonic() - began_s > 0.5
+
+
+def test_message_that_will_never_be_taken_is_set_aside(bench: Bench) -> None:
+    def picky(one: Message) -> None:
+        if one.key == message(1).key:
+            raise SinkError("delivering to", "it", "unprocessable, password=hunter2", retryable=False)
+
+    FakeSink.behave["one"] = picky
+    bench.start(FakeSettings(name="one"))
+    keys = bench.publish(range(3), "one")
+    bench.taken("one", [keys[0], keys[2]])
+    wait_until(lambda: bench.outbox.state("one").queued == 0, "nothing waits")
+    state = bench.outbox.state("one")
+    assert (state.dead, state.delivered) == (1, 2)
+    (row,) = bench.journal.query("SELECT * FROM outbox")
+    assert (row["job"], row["attempts"]) == (keys[1], 1)
+    assert "unprocessable" in row["error"]
+    assert "hunter2" not in row["error"]
+
+
+def test_message_that_failed_for_too_long_is_set_aside(bench: Bench) -> None:
+    FakeSink.behave["one"] = refuse()
+    bench.start(FakeSettings(name="one", retry_for_s=0.3))
+    bench.publish(range(1), "one")
+    wait_until(lambda: bench.outbox.state("one").dead == 1, "the message is dead")
+    assert bench.journal.query("SELECT attempts FROM outbox")[0]["attempts"] > 1
+    FakeSink.behave.clear()
+    assert bench.outbox.replay("one", message(0).key, message(0).document, sidecar="")
+    bench.taken("one", [message(0).key])
+    assert bench.outbox.state("one").dead == 0
+
+
+def test_sink_that_breaks_its_word_is_only_failing(bench: Bench) -> None:
+    FakeSink.behave["one"] = lambda one: one.document["no such key"]
+    bench.start(FakeSettings(name="one"), FakeSettings(name="two"))
+    keys = bench.publish(range(2), "one", "two")
+    bench.taken("two", keys)
+    wait_until(lambda: bench.outbox.state("one").failures > 1, "failures")
+    assert "KeyError" in (bench.outbox.state("one").error or "")
+    FakeSink.behave.clear()
+    bench.taken("one", keys)
+
+
+def test_sink_that_is_gone_is_left_alone_until_a_person_or_new_settings_say_otherwise(bench: Bench) -> None:
+    calls = []
+
+    def gone(one: Message) -> None:
+        calls.append(one.key)
+        raise SinkGoneError("posting to", "it", "410 Gone")
+
+    FakeSink.behave["one"] = gone
+    settings = FakeSettings(name="one")
+    bench.start(settings)
+    keys = bench.publish(range(3), "one")
+    wait_until(lambda: bench.outbox.state("one").gone, "the sink is gone")
+    bench.stop()
+    bench.start(settings)
+    time.sleep(0.3)
+    assert calls == keys[:1]
+    bench.stop()
+    FakeSink.behave.clear()
+    bench.start(FakeSettings(name="one", variant=1))
+    bench.taken("one", keys)
+
+
+def test_only_what_passes_the_filters_is_sent(bench: Bench) -> None:
+    dispatcher = bench.start(
+        FakeSettings(name="all"),
+        FakeSettings(name="fakes", verdicts=["FAKE"]),
+        FakeSettings(name="sure", min_confidence=0.9),
+        FakeSettings(name="failed", statuses=["rejected", "failed"]),
+        FakeSettings(name="off", enabled=False),
+    )
+    assert dispatcher.recipients(message(1).document) == ("all", "fakes", "sure")
+    assert dispatcher.recipients(message(1, confidence=0.8).document) == ("all", "fakes")
+    assert dispatcher.recipients(message(1, verdict="NO_FACE").document) == ("all",)
+    assert dispatcher.recipients(message(1, verdict=None).document) == ("all", "failed")
+
+
+def test_sinks_come_change_and_go(bench: Bench) -> None:
+    dispatcher = bench.start(FakeSettings(name="one"), FakeSettings(name="two"))
+    first = bench.publish(range(3), "one", "two")
+    bench.taken("one", first)
+    bench.taken("two", first)
+    dispatcher.update([FakeSettings(name="two", variant=1), FakeSettings(name="three")])
+    second = bench.publish(range(3, 6), "one", "two", "three")
+    bench.taken("two", first + second)
+    bench.taken("three", second)
+    assert FakeSink.taken["one"] == first
+    assert bench.outbox.state("one").queued == 3
+    dispatcher.update([FakeSettings(name="one")])
+    bench.taken("one", first + second)
+
+
+def test_change_waits_for_the_delivery_in_hand(bench: Bench) -> None:
+    gate = threading.Event()
+    FakeSink.behave["one"] = lambda _message: (gate.wait(10.0), None)[1]
+    dispatcher = bench.start(FakeSettings(name="one"))
+    keys = bench.publish(range(3), "one")
+    wait_until(lambda: FakeSink.running.get("one"), "a delivery in hand")
+    dispatcher.update([FakeSettings(name="one", variant=1)])
+    time.sleep(0.1)
+    gate.set()
+    bench.taken("one", keys)
+
+
+def test_wrong_update_changes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    dispatcher = bench.start(FakeSettings(name="one"))
+
+    def fail(_settings: SinkSettings) -> Sink:
+        raise ConfigError("making the sink", "two", "impossible")
+
+    monkeypatch.setattr(dispatcher_module, "build", fail)
+    with pytest.raises(ConfigError):
+        dispatcher.update([FakeSettings(name="two")])
+    bench.taken("one", bench.publish(range(2), "one"))
+
+
+def test_stop_is_bounded(bench: Bench) -> None:
+    gate = threading.Event()
+    FakeSink.behave["one"] = lambda _message: (gate.wait(30.0), None)[1]
+    dispatcher = bench.start(FakeSettings(name="one"))
+    bench.publish(range(1), "one")
+    wait_until(lambda: FakeSink.running.get("one"), "a delivery in hand")
+    began_s = time.monotonic()
+    assert dispatcher.stop(0.2) == 1
+    assert time.monotonic() - began_s < 2.0
+    gate.set()
+
+
+def test_delivery_in_hand_is_finished_at_the_end(bench: Bench) -> None:
+    FakeSink.behave["one"] = lambda _message: time.sleep(0.3)
+    dispatcher = bench.start(FakeSettings(name="one"))
+    bench.publish(range(3), "one")
+    wait_until(lambda: FakeSink.running.get("one"), "a delivery in hand")
+    assert dispatcher.stop(5.0) == 0
+    bench.dispatcher = None
+    state = bench.outbox.state("one")
+    assert (state.delivered, state.queued) == (1, 2)
+
+
+def test_messages_queued_by_another_process_are_found(bench: Bench) -> None:
+    bench.start(FakeSettings(name="one"))
+    other = Journal(bench.path)
+    Outbox(other).replay("one", message(1).key, message(1).document, sidecar="")
+    other.close()
+    bench.taken("one", [message(1).key])
+
+
+def test_forgotten_sink_leaves_nothing(bench: Bench) -> None:
+    bench.publish(range(3), "one", "two")
+    assert bench.outbox.forget("one") == 3
+    assert [state.name for state in bench.outbox.states()] == ["two"]
+    assert bench.outbox.forget("two") == 3
+    assert not bench.journal.query("SELECT * FROM documents")
