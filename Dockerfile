@@ -1,0 +1,55 @@
+# syntax=docker/dockerfile:1
+#
+# docker build -t dfwatch .                          a CPU image, about 1.5 GB
+# docker build -t dfwatch:cuda --build-arg VARIANT=cuda .
+#
+# Run it with a read-only root; everything it writes lies under /srv/dfwatch (one volume, because files are renamed from
+# one of its folders to another) and /tmp. deploy/compose.yaml shows the whole.
+
+ARG VARIANT=cpu
+ARG PYTHON=3.12
+
+FROM python:${PYTHON}-slim-bookworm AS base
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/dfwatch
+
+# torch and torchvision come from one index: those of two do not fit each other.
+FROM base AS torch-cpu
+RUN /opt/dfwatch/bin/pip install "torch>=2.8,<3" "torchvision>=0.23,<1"
+
+FROM base AS torch-cuda
+RUN /opt/dfwatch/bin/pip install "torch>=2.8,<3" "torchvision>=0.23,<1"
+
+# hadolint ignore=DL3006
+FROM torch-${VARIANT} AS build
+ARG EXTRAS=metrics
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE config.yaml ./
+COPY dfwatch ./dfwatch
+COPY model ./model
+COPY systemd ./systemd
+RUN /opt/dfwatch/bin/pip wheel --no-deps --wheel-dir /wheels . \
+ && /opt/dfwatch/bin/pip install "$(echo /wheels/dfwatch-*.whl)[${EXTRAS}]" \
+ && /opt/dfwatch/bin/python -m compileall -q /opt/dfwatch/lib
+
+FROM python:${PYTHON}-slim-bookworm
+LABEL org.opencontainers.image.title="dfwatch" \
+      org.opencontainers.image.description="A watch-folder daemon for deepfake detection" \
+      org.opencontainers.image.licenses="MIT"
+RUN groupadd --system --gid 10001 dfwatch \
+ && useradd --system --uid 10001 --gid 10001 --home-dir /tmp --no-create-home --shell /usr/sbin/nologin dfwatch \
+ && install -d -o dfwatch -g dfwatch -m 2770 /srv/dfwatch
+COPY --from=build /opt/dfwatch /opt/dfwatch
+COPY deploy/container.yaml /etc/dfwatch/config.yaml
+ENV PATH=/opt/dfwatch/bin:$PATH HOME=/tmp XDG_CACHE_HOME=/tmp/cache \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# By number, so that Kubernetes' runAsNonRoot can tell.
+USER 10001:10001
+WORKDIR /srv/dfwatch
+VOLUME /srv/dfwatch
+# Loading the model takes a while; after that an answer takes milliseconds.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=5m --retries=3 \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:9464/healthz', timeout=5)"]
+ENTRYPOINT ["dfwatch"]
+CMD ["run", "--config", "/etc/dfwatch/config.yaml"]
