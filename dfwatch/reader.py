@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
-from dfwatch import reader_wire
+from dfwatch.decode import wire
+from dfwatch.decode.wire import HEAD, ProtocolError
 from dfwatch.errors import ReaderCrashError, ReaderStartError
-from dfwatch.reader_wire import HEAD, ProtocolError
 from dfwatch.reasons import Reason
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 START_LIMIT_S = 60.0
 STDERR_TAIL_BYTES = 4096
-CHILD_MODULE = "dfwatch.reader_child"
+CHILD_MODULE = "dfwatch.decode.child"
 # The child's libraries would otherwise start one thread for each core, which their memory limit does not allow for.
 _CHILD_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENCV_LOG_LEVEL": "SILENT"}
 
@@ -152,7 +152,7 @@ class Reader:
         limit = self._settings.time_limit_s
         deadline = time.monotonic() + limit
         try:
-            child.send(reader_wire.encode_request(crop), fd, deadline)
+            child.send(wire.encode_request(crop), fd, deadline)
             message, blob = child.receive(deadline, self._max_blob(crop))
             return self._understand(message, blob, crop, subject)
         except _TimedOutError:
@@ -186,12 +186,12 @@ class Reader:
 
     def _understand(self, message: dict[str, Any], blob: bytes, crop: CropSpec, subject: str) -> Reading:
         if "ok" in message:
-            return reader_wire.decode_reading(
+            return wire.decode_reading(
                 message["ok"], blob, crop, self._settings.frames, self._faces.max_per_frame
             )
-        kind, reason, cause, hint = reader_wire.decode_error(message.get("error"))
+        kind, reason, cause, hint = wire.decode_error(message.get("error"))
         if kind in {"refused", "undecodable"}:
-            raise reader_wire.media_error(kind, reason, cause, hint, subject)
+            raise wire.media_error(kind, reason, cause, hint, subject)
         # What is left in a process that ran out of memory, or met a defect, is not to be trusted with the next file.
         self._drop(self._child)
         if kind == "memory":
@@ -266,7 +266,7 @@ class _Child:
     def _wait_for_hello(self) -> Hello:
         try:
             message, _ = self.receive(time.monotonic() + START_LIMIT_S, 0)
-            return Hello(*reader_wire.decode_hello(message))
+            return Hello(*wire.decode_hello(message))
         except (_HungUpError, _TimedOutError, ProtocolError, OSError) as error:
             self.process.kill()
             self.process.wait()
@@ -296,8 +296,8 @@ class _Child:
 
     def receive(self, deadline: float, max_blob_bytes: int) -> tuple[dict[str, Any], bytes]:
         """The next message: its JSON object and its bytes."""
-        json_bytes, blob_bytes = reader_wire.unpack_head(self._exactly(HEAD.size, deadline), max_blob_bytes)
-        message = reader_wire.parse_json(self._exactly(json_bytes, deadline))
+        json_bytes, blob_bytes = wire.unpack_head(self._exactly(HEAD.size, deadline), max_blob_bytes)
+        message = wire.parse_json(self._exactly(json_bytes, deadline))
         blob = self._exactly(blob_bytes, deadline)
         self.dirty = False
         return message, blob

@@ -33,6 +33,7 @@ from dfwatch.operation.reporting import Reporter
 from dfwatch.operation.vitals import Inbox, Phase
 from dfwatch.operation.wake import Wake
 from dfwatch.pipeline import Pipeline
+from dfwatch.reader import reader_processes
 from dfwatch.settings.diff import diff, reloaded
 from dfwatch.storage.layout import Layout
 from dfwatch.storage.rootlock import RootLock
@@ -136,7 +137,7 @@ class Service:
                 self._settings,
                 scorer=scorer,
                 make_reader=self._make_reader,
-                readers=reader_processes(self._settings),
+                readers=reader_processes(self._settings.reader),
                 observer=self,
                 recipients=self._dispatcher.recipients,
             )
@@ -450,8 +451,3 @@ class Service:
     def slot_free(self) -> None:
         """See ``ticket.Observer``."""
         self._wake.set()
-
-
-def reader_processes(settings: Settings) -> int:
-    """How many reader processes to run: as configured, else half of the cores, at least one, at most eight."""
-    return settings.reader.processes or max(1, min(8, len(os.sched_getaffinity(0)) // 2))

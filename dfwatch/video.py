@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Self
 import av
 import av.logging
 
-from dfwatch.decoding import Sampler, Tally
-from dfwatch.demuxing import Source, packets_of
+from dfwatch.decode.decoding import Sampler, Tally
+from dfwatch.decode.demuxing import Source, packets_of
+from dfwatch.decode.frame_index import survey
 from dfwatch.errors import RefusedError, UndecodableError
-from dfwatch.frame_index import survey
 from dfwatch.reading import VideoInfo
 from dfwatch.reasons import Reason
 from dfwatch.sampling import Pick, Plan, plan_blind, plan_sample, slice_bounds
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dfwatch.config import ReaderSettings
-    from dfwatch.decoding import Taken
-    from dfwatch.demuxing import DescriptorFile
-    from dfwatch.frame_index import Survey
+    from dfwatch.decode.decoding import Taken
+    from dfwatch.decode.demuxing import DescriptorFile
+    from dfwatch.decode.frame_index import Survey
 
 # Share of the frames to which no other frame refers, in streams with B frames (usual encoder settings).
 _SKIPPABLE = {"h264": 0.45, "hevc": 0.35, "mpeg2video": 0.6, "mpeg4": 0.5}

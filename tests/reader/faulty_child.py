@@ -1,6 +1,6 @@
 """A reader child whose reader does what the first line of the file says: crash, hang, eat memory, lie.
 
-Started as a module in place of ``dfwatch.reader_child``; nothing in the package can switch it on.
+Started as a module in place of ``dfwatch.decode.child``; nothing in the package can switch it on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dfwatch import reader_child, reader_wire
+from dfwatch.decode import child as reader_child
+from dfwatch.decode import wire as reader_wire
 from dfwatch.errors import UndecodableError
 from dfwatch.reading import Box, Face, Reading, SampledFrame, Sampling, Track, VideoInfo
 from dfwatch.reasons import Reason

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dfwatch.config import FaceSettings, ReaderSettings
+from dfwatch.decode.media import MediaReader
 from dfwatch.faces import FaceFinder
-from dfwatch.media import MediaReader
 from dfwatch.reading import CropSpec
 from dfwatch.video import Video
 from tests.clips import read_frame_number

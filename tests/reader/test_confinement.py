@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dfwatch import confinement
-from dfwatch.confinement import seccomp_filter
+from dfwatch.decode import confinement
+from dfwatch.decode.confinement import seccomp_filter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -44,7 +44,7 @@ def whole(folder: Path, name: str) -> Path:
 def test_a_half_copied_file_is_never_judged_as_if_whole(
     folder: Path, name: str, share: float, limit_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dfwatch.frame_index.DEMUX_LIMIT_BYTES", limit_bytes)
+    monkeypatch.setattr("dfwatch.decode.frame_index.DEMUX_LIMIT_BYTES", limit_bytes)
     part = cut(whole(folder, name), folder / f"part-{name}", share)
 
     with pytest.raises(UndecodableError) as caught:

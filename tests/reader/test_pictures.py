@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfwatch.colours import HLG, PQ, to_bt709
-from dfwatch.pictures import Converter, Orientation, VideoPicture, pixel_aspect_of
+from dfwatch.decode.colours import HLG, PQ, to_bt709
+from dfwatch.decode.pictures import Converter, Orientation, VideoPicture, pixel_aspect_of
 from dfwatch.reading import Box
 from tests.clips import PlacedFace, display_matrix, make_clip, paint, read_frame_number, stored
 from tests.reader.helpers import read, sample

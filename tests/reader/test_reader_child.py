@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from dfwatch import confinement, reader_child, reader_wire
+from dfwatch.decode import child as reader_child
+from dfwatch.decode import confinement
+from dfwatch.decode import wire as reader_wire
+from dfwatch.decode.wire import HEAD, ProtocolError
 from dfwatch.errors import RefusedError
-from dfwatch.reader_wire import HEAD, ProtocolError
 from dfwatch.reading import CropSpec, Reading, SampledFrame, Sampling, VideoInfo
 from dfwatch.reasons import Reason
 

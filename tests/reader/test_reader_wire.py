@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfwatch import reader_wire
 from dfwatch.config import ReaderSettings
+from dfwatch.decode import wire as reader_wire
+from dfwatch.decode.wire import HEAD, ProtocolError
 from dfwatch.errors import RefusedError
-from dfwatch.reader_wire import HEAD, ProtocolError
 from dfwatch.reading import Box, CropSpec, Face, QualityFlag, Reading, SampledFrame, Sampling, Track, VideoInfo
 from dfwatch.reasons import Reason
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dfwatch.decoding import Sampler
+from dfwatch.decode.decoding import Sampler
 from tests.clips import loop_clip, make_clip
 from tests.reader.helpers import read, sample
 
@@ -107,7 +107,7 @@ def test_slices_without_a_key_frame_are_rolled_to(folder: Path) -> None:
 def test_long_files_without_a_list_of_frames_are_sampled_by_seeking(
     folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dfwatch.frame_index.DEMUX_LIMIT_BYTES", 1000)
+    monkeypatch.setattr("dfwatch.decode.frame_index.DEMUX_LIMIT_BYTES", 1000)
     path = clip(folder, name)
 
     for mode in ("planned", "exact"):

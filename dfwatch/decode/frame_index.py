@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
-from dfwatch.demuxing import packets_of
+from dfwatch.decode.demuxing import packets_of
 from dfwatch.sampling import FrameIndex, ListedFrames
 
 if TYPE_CHECKING:
-    from dfwatch.demuxing import Source
+    from dfwatch.decode.demuxing import Source
 
 # Demuxing a file of this size takes less time than decoding a few frames of it.
 DEMUX_LIMIT_BYTES = 64 * 1024 * 1024

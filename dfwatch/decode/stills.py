@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from dfwatch.decode.pictures import StillPicture
 from dfwatch.errors import UndecodableError
-from dfwatch.pictures import StillPicture
 from dfwatch.reasons import Reason
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from dfwatch.colours import BT2020, HLG, PQ, to_bt709
+from dfwatch.decode.colours import BT2020, HLG, PQ, to_bt709
 from dfwatch.faces import cut_region
 from dfwatch.reading import Box
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dfwatch.decoding import Tally
+    from dfwatch.decode.decoding import Tally
 
 LOW_SIDE_PX = 240
 SMALL_FACE_PX = 64

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import av
 from av.stream import Discard, Disposition
 
-from dfwatch.encryption import is_encrypted_isobmff
+from dfwatch.decode.encryption import is_encrypted_isobmff
 from dfwatch.errors import RefusedError, UndecodableError
 from dfwatch.inbox.containers import declared_length
 from dfwatch.reasons import Reason

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import av
 
-from dfwatch.demuxing import packets_of
-from dfwatch.pictures import Converter, Orientation, VideoPicture, orientation_of, pixel_aspect_of
+from dfwatch.decode.demuxing import packets_of
+from dfwatch.decode.pictures import Converter, Orientation, VideoPicture, orientation_of, pixel_aspect_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dfwatch.config import ReaderSettings
-    from dfwatch.demuxing import Source
+    from dfwatch.decode.demuxing import Source
     from dfwatch.sampling import Pick, Plan
 
     VideoPacket = av.Packet[av.VideoStream]

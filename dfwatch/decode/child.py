@@ -1,4 +1,4 @@
-"""The reader child: ``python -m dfwatch.reader_child FD`` serves one file after another over the socket at FD.
+"""The reader child: ``python -m dfwatch.decode.child FD`` serves one file after another over the socket at FD.
 
 It holds nothing worth stealing, and gives up what it does not need before it sees the first byte of a file: see
 ``confinement``. It never imports torch. It ends when its socket is closed.
@@ -23,10 +23,10 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dfwatch import confinement, reader_wire
 from dfwatch.config import FaceSettings, ReaderSettings
+from dfwatch.decode import confinement, wire
+from dfwatch.decode.wire import HEAD, ProtocolError
 from dfwatch.errors import MediaError
-from dfwatch.reader_wire import HEAD, ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ def main(arguments: list[str], make_reader: Callable[[ReaderSettings, FaceSettin
     reader = (make_reader or _real_reader)(settings, faces)
     report = confinement.confine()
     hello = {"decoder": _decoder(), "confinement": report.held, "skipped": report.skipped}
-    connection.sendall(reader_wire.pack({"hello": hello}))
+    connection.sendall(wire.pack({"hello": hello}))
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True, name="hang-up").start()
     with contextlib.suppress(ConnectionError, EOFError):
         serve(connection, reader, settings.cpu_limit_s)
@@ -72,8 +72,8 @@ def main(arguments: list[str], make_reader: Callable[[ReaderSettings, FaceSettin
 def _real_reader(settings: ReaderSettings, faces: FaceSettings) -> FileReader:
     import cv2  # noqa: PLC0415 - heavy; a fault-injecting reader does without
 
+    from dfwatch.decode.media import MediaReader  # noqa: PLC0415
     from dfwatch.faces import FaceFinder  # noqa: PLC0415
-    from dfwatch.media import MediaReader  # noqa: PLC0415
 
     # Cores are shared out among processes; and confinement wants a single thread while it is set up.
     cv2.setNumThreads(1)
@@ -94,7 +94,7 @@ def _preload(finder: FaceFinder, faces: FaceSettings) -> None:
 
 
 def _decoder() -> str:
-    module = sys.modules.get("dfwatch.media")
+    module = sys.modules.get("dfwatch.decode.media")
     return str(getattr(module, "DECODER", "none"))
 
 
@@ -109,7 +109,7 @@ def serve(connection: socket.socket, reader: FileReader, cpu_limit_s: float) -> 
         message, fd = receive_request(connection)
         try:
             confinement.limit_cpu_time(cpu_limit_s)
-            answer = _answer(reader, fd, reader_wire.decode_request(message))
+            answer = _answer(reader, fd, wire.decode_request(message))
         finally:
             os.close(fd)
         connection.sendall(answer)
@@ -119,16 +119,16 @@ def serve(connection: socket.socket, reader: FileReader, cpu_limit_s: float) -> 
 
 def _answer(reader: FileReader, fd: int, crop: CropSpec) -> bytes:
     try:
-        return reader_wire.encode_reading(reader.read(fd, crop))
+        return wire.encode_reading(reader.read(fd, crop))
     except MediaError as error:
-        return reader_wire.encode_error(error)
+        return wire.encode_error(error)
     except MemoryError:
-        return reader_wire.encode_out_of_memory()
+        return wire.encode_out_of_memory()
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to hear of it
         if type(error).__name__ == "error" and "Insufficient memory" in str(error):
-            return reader_wire.encode_out_of_memory()
+            return wire.encode_out_of_memory()
         where = traceback.extract_tb(error.__traceback__)[-1]
-        return reader_wire.encode_failure(f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})")
+        return wire.encode_failure(f"{type(error).__name__}: {error} ({where.name}, line {where.lineno})")
 
 
 def receive_request(connection: socket.socket) -> tuple[dict[str, Any], int]:
@@ -149,8 +149,8 @@ def receive_request(connection: socket.socket) -> tuple[dict[str, Any], int]:
     if not fds:
         raise ProtocolError("a request without a descriptor")
     head += receive_exactly(connection, HEAD.size - len(head))
-    json_bytes, _ = reader_wire.unpack_head(head, 0)
-    return reader_wire.parse_json(receive_exactly(connection, json_bytes)), fds[0]
+    json_bytes, _ = wire.unpack_head(head, 0)
+    return wire.parse_json(receive_exactly(connection, json_bytes)), fds[0]
 
 
 def receive_exactly(connection: socket.socket, count: int) -> bytes:

@@ -11,14 +11,14 @@ import av
 import cv2
 import numpy as np
 
+from dfwatch.decode.quality import Measured, quality_flags
+from dfwatch.decode.scenes import SceneCounter
+from dfwatch.decode.stills import canvas_of_webp, decode_still
 from dfwatch.errors import UndecodableError
 from dfwatch.faces import FaceSearch, crop_region
 from dfwatch.inbox.containers import declared_length
-from dfwatch.quality import Measured, quality_flags
 from dfwatch.reading import Box, Face, Reading, SampledFrame, Sampling, VideoInfo
 from dfwatch.reasons import Reason
-from dfwatch.scenes import SceneCounter
-from dfwatch.stills import canvas_of_webp, decode_still
 from dfwatch.tracks import Sighting, describe_look, link
 from dfwatch.video import Video, why_nothing_decoded
 
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dfwatch.config import FaceSettings, ReaderSettings
-    from dfwatch.decoding import Tally
-    from dfwatch.demuxing import DescriptorFile
+    from dfwatch.decode.decoding import Tally
+    from dfwatch.decode.demuxing import DescriptorFile
+    from dfwatch.decode.frame_index import Survey
+    from dfwatch.decode.pictures import Picture
     from dfwatch.faces import FaceFinder
-    from dfwatch.frame_index import Survey
-    from dfwatch.pictures import Picture
     from dfwatch.reading import CropSpec
     from dfwatch.sampling import Plan
 

@@ -1,0 +1,1 @@
+"""Inside the reader child: untrusted bytes to frames, faces and crops."""
