@@ -23,6 +23,7 @@ _OURS = {
     "command": "dfwatch.sinks.command:CommandSink",
     "csv": "dfwatch.sinks.csv_file:CsvSink",
     "jsonl": "dfwatch.sinks.jsonl:JsonlSink",
+    "webhook": "dfwatch.sinks.webhook:WebhookSink",
 }
 
 _log = structlog.get_logger(__name__)

@@ -1,0 +1,274 @@
+"""Posts each outcome to a URL: CloudEvents 1.0 in JSON, signed as Standard Webhooks.
+
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md, https://www.standardwebhooks.com
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+import time
+from dataclasses import MISSING, dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+from urllib.parse import urljoin, urlsplit
+
+from dfwatch import __version__
+from dfwatch.config import SinkSettings, setting
+from dfwatch.document import encode
+from dfwatch.errors import SinkError, SinkGoneError
+from dfwatch.sinks import Message, Sink
+from dfwatch.sinks.extras import require
+from dfwatch.sinks.samples import TEST_KEY, sample
+from dfwatch.sinks.secret import FORMS, complaint, read_secret
+from dfwatch.sinks.signing import parse_keys, signature_headers
+from dfwatch.storage.stamps import utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONTENT_TYPE: Final = "application/cloudevents+json; charset=utf-8"
+EVENT_TYPE: Final = "dfwatch.outcome.v1"
+TEST_TYPE: Final = "dfwatch.test"
+_MOST_REDIRECTS: Final = 3
+# Only these ask for the same request at another place; the others would turn a POST into a GET.
+_REDIRECTS: Final = {307, 308}
+# The receiver has understood and does not want this one message.
+_NEVER: Final = {400, 413, 422}
+_TOLD_BYTES: Final = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookSettings(SinkSettings):
+    """Settings of ``type: webhook``."""
+
+    type: str = setting("webhook", doc="Kind of sink.")
+    url: str = setting(MISSING, doc="Where to post; https.")
+    secret: str = setting(MISSING, doc=f"Where the signing key is kept: {FORMS}. Several lines while it is replaced.")
+    authorization: str = setting("", doc=f"Where the value of an Authorization header is kept: {FORMS}.")
+    headers: dict[str, str] = setting(factory=dict, doc="Further headers; no secrets.")
+    source: str = setting("dfwatch", doc="The events' 'source': a URI reference that names this service.")
+    ca_file: str = setting("", doc="Certificate authorities to trust instead of the system's.", path=True)
+    allow_http: bool = setting(default=False, doc="Allow a URL without TLS.")
+    redirects_to_private: bool = setting(
+        default=False, doc="Follow redirects (307, 308) into private networks and to this machine."
+    )
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        """See ``SinkSettings``."""
+        found = []
+        parts = urlsplit(self.url)
+        if parts.scheme not in {"https", "http"} or not parts.hostname:
+            found.append(("url", "is not a URL", "https://example.org/hook"))
+        elif parts.scheme == "http" and not self.allow_http:
+            found.append(("url", "has no TLS", "use https, or set allow_http: true"))
+        if parts.username or parts.password:
+            found.append(("url", "holds a user name or a password", "put them where 'authorization' says"))
+        if complaint(self.secret):
+            found.append(("secret", complaint(self.secret), FORMS))
+        if self.authorization and complaint(self.authorization):
+            found.append(("authorization", complaint(self.authorization), FORMS))
+        taken = {"authorization", "content-type", "host", "content-length"}
+        wrong = [name for name in self.headers if name.lower() in taken or name.lower().startswith("webhook-")]
+        return found + [("headers", f"may not set {name!r}", "") for name in wrong]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """One signed event."""
+
+    body: bytes
+    headers: Mapping[str, str]
+    authorization: Mapping[str, str] = field(repr=False)
+
+
+class WebhookSink(Sink):
+    """Posts signed CloudEvents over HTTPS. Status 2xx: taken; 410: never call again; 400, 413, 422: this one never."""
+
+    settings_type: ClassVar[type[SinkSettings]] = WebhookSettings
+
+    def __init__(self, settings: WebhookSettings) -> None:
+        self._settings = settings
+        self._urllib3 = require("urllib3", "webhook")
+        try:
+            self._tls = ssl.create_default_context(cafile=settings.ca_file or None)
+        except (OSError, ssl.SSLError) as exc:
+            raise SinkError("reading the certificates", settings.ca_file, exc, retryable=False) from exc
+        self._keys()
+        self._pools: dict[tuple[str, str, int, str], Any] = {}
+
+    def deliver(self, message: Message) -> None:
+        """See ``Sink``."""
+        self._send(message, EVENT_TYPE)
+
+    def probe(self) -> str:
+        """See ``Sink``. The event's type is ``dfwatch.test``."""
+        status = self._send(Message(TEST_KEY, sample(), utc_now()), TEST_TYPE)
+        return f"{self._shown} answered a test event with {status}"
+
+    def close(self) -> None:
+        """See ``Sink``."""
+        for pool in self._pools.values():
+            pool.close()
+        self._pools.clear()
+
+    @property
+    def _shown(self) -> str:
+        """The URL without what may be a secret in it."""
+        parts = urlsplit(self._settings.url)
+        return f"{parts.scheme}://{parts.netloc}"
+
+    def _keys(self) -> list[bytes]:
+        return parse_keys(read_secret(self._settings.secret), self._settings.secret)
+
+    def _send(self, message: Message, event_type: str) -> int:
+        body = encode(self._event(message, event_type), indent=None)
+        settings = self._settings
+        headers = {
+            **settings.headers,
+            "content-type": CONTENT_TYPE,
+            "user-agent": f"dfwatch/{__version__}",
+            **signature_headers(self._keys(), message.key, int(time.time()), body),
+        }
+        secret = {"authorization": read_secret(settings.authorization)} if settings.authorization else {}
+        return self._post(_Request(body, headers, secret))
+
+    def _event(self, message: Message, event_type: str) -> dict[str, Any]:
+        return {
+            "specversion": "1.0",
+            "id": message.key,
+            "source": self._settings.source,
+            "type": event_type,
+            "subject": message.document["subject"]["name"],
+            "time": message.queued_at or message.document["subject"]["received_at"],
+            "datacontenttype": "application/json",
+            "data": message.document,
+        }
+
+    def _post(self, request: _Request) -> int:
+        deadline_s = time.monotonic() + self._settings.timeout_s
+        url, addresses = self._settings.url, ("",)
+        for _ in range(_MOST_REDIRECTS + 1):
+            response = self._once(url, addresses[0], request, deadline_s)
+            try:
+                status = int(response.status)
+                if status not in _REDIRECTS or "location" not in response.headers:
+                    self._judge(response)
+                    return status
+                target = urljoin(url, response.headers["location"])
+                # The connection goes to the very address that was looked at: a name may answer otherwise next time.
+                addresses = self._admitted(url, target)
+                url = target
+                response.drain_conn()
+            finally:
+                response.release_conn()
+        raise self._error(f"it redirected more than {_MOST_REDIRECTS} times")
+
+    def _once(self, url: str, address: str, request: _Request, deadline_s: float) -> Any:  # noqa: ANN401 - urllib3's
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        headers = {**request.headers, "host": parts.netloc.rpartition("@")[2]}
+        if (parts.scheme, parts.netloc) == urlsplit(self._settings.url)[:2]:
+            headers |= request.authorization
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        try:
+            return self._pool(parts.scheme, host, parts.port, address).urlopen(
+                "POST",
+                target,
+                body=request.body,
+                headers=headers,
+                redirect=False,
+                retries=False,
+                preload_content=False,
+                timeout=self._urllib3.Timeout(total=max(0.1, deadline_s - time.monotonic())),
+            )
+        except self._urllib3.exceptions.HTTPError as exc:
+            raise self._error(_reason(exc)) from exc
+
+    def _pool(self, scheme: str, host: str, port: int | None, address: str) -> Any:  # noqa: ANN401 - urllib3's
+        port = port or (443 if scheme == "https" else 80)
+        key = (scheme, host, port, address)
+        if key not in self._pools:
+            if scheme == "https":
+                self._pools[key] = self._urllib3.HTTPSConnectionPool(
+                    address or host,
+                    port,
+                    ssl_context=self._tls,
+                    server_hostname=host,
+                    assert_hostname=host,
+                )
+            else:
+                self._pools[key] = self._urllib3.HTTPConnectionPool(address or host, port)
+        return self._pools[key]
+
+    def _admitted(self, origin: str, target: str) -> tuple[str, ...]:
+        """The addresses of a redirect's target.
+
+        Raises:
+            SinkError: It may not be gone to.
+        """
+        parts = urlsplit(target)
+        if parts.scheme != "https" and (parts.scheme, urlsplit(origin).scheme) != ("http", "http"):
+            raise self._error("it redirected to a URL without TLS")
+        host = parts.hostname or ""
+        try:
+            found = socket.getaddrinfo(host, parts.port or 443, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError, ValueError) as exc:
+            raise self._error(f"it redirected to {host!r}, which has no address") from exc
+        addresses = tuple(str(entry[4][0]) for entry in found)
+        if not self._settings.redirects_to_private and not all(map(_is_public, addresses)):
+            raise self._error(
+                f"it redirected to {host!r}, which is in a private network", hint="redirects_to_private: true allows it"
+            )
+        return addresses
+
+    def _judge(self, response: Any) -> None:  # noqa: ANN401 - urllib3's
+        status = int(response.status)
+        if 200 <= status < 300:
+            response.drain_conn()
+            return
+        try:
+            said = response.read(_TOLD_BYTES).decode("utf-8", "replace").strip()
+        except self._urllib3.exceptions.HTTPError:
+            said = ""
+        cause = f"it answered {status} {response.reason or ''}".strip() + (f": {said}" if said else "")
+        if status == 410:
+            raise SinkGoneError("posting to", self._shown, cause)
+        raise self._error(
+            cause, retryable=status not in _NEVER, retry_after_s=retry_after_s(response.headers.get("retry-after"))
+        )
+
+    def _error(
+        self, cause: str, *, hint: str = "", retryable: bool = True, retry_after_s: float | None = None
+    ) -> SinkError:
+        return SinkError("posting to", self._shown, cause, hint=hint, retryable=retryable, retry_after_s=retry_after_s)
+
+
+def retry_after_s(value: str | None, now: datetime | None = None) -> float | None:
+    """Seconds that a Retry-After header (RFC 9110, 10.2.3: a number or a date) asks for; None where it says nothing."""
+    if value is None:
+        return None
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - (now or datetime.now(UTC))).total_seconds())
+
+
+def _is_public(text: str) -> bool:
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_global and not address.is_multicast
+
+
+def _reason(error: Exception) -> str:
+    """urllib3's errors repeat the whole URL, which may hold a secret; their causes do not."""
+    inner = getattr(error, "reason", None) or error.__cause__ or error
+    text = str(inner).rpartition(">: ")[2].rpartition("object at 0x")[0] or str(inner).rpartition(": ")[2]
+    return text or type(error).__name__

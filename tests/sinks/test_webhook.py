@@ -1,0 +1,362 @@
+"""The webhook against a real HTTPS server; signatures and events are checked by their own libraries."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dfwatch.errors import MissingExtraError, SinkError, SinkGoneError
+from dfwatch.sinks import extras, webhook
+from dfwatch.sinks.testing import Destination, SinkContract, message, with_values
+from dfwatch.sinks.webhook import EVENT_TYPE, TEST_TYPE, WebhookSettings, WebhookSink, retry_after_s
+
+trustme = pytest.importorskip("trustme")
+standardwebhooks = pytest.importorskip("standardwebhooks")
+
+KEY = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
+OLD_KEY = "whsec_" + base64.b64encode(b"fedcba9876543210fedcba9876543210").decode()
+Answer = Callable[["Handler"], tuple[int, dict[str, str]]]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        status, headers = self.server.answer(self)
+        if 200 <= status < 300:
+            self.server.requests.append((self.path, dict(self.headers), body))
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        text = b"" if 200 <= status < 300 else b"no, because"
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    def __init__(self, authority: Any, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("localhost").configure_cert(context)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        self.answer: Answer = lambda _handler: (204, {})
+        self.open: list[socket.socket] = []
+        self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self.thread.start()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, address = super().get_request()
+        self.open.append(connection)
+        return connection, address
+
+    def handle_error(self, *_: object) -> None:
+        pass
+
+    def kill(self) -> None:
+        self.shutdown()
+        self.thread.join()
+        for connection in self.open:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self.server_close()
+
+
+class Hook(Destination):
+    def __init__(self, folder: Path) -> None:
+        self.authority = trustme.CA()
+        self.ca_file = folder / "ca.pem"
+        self.authority.cert_pem.write_to_path(str(self.ca_file))
+        self.secret = folder / "secret"
+        self.secret.write_text(f"{KEY}\n")
+        self.server = Server(self.authority)
+        self.port = self.server.server_address[1]
+        self.before: list[tuple[str, dict[str, str], bytes]] = []
+
+    @property
+    def settings(self) -> WebhookSettings:
+        return WebhookSettings(
+            url=f"https://localhost:{self.port}/hook?room=7",
+            secret=f"file:{self.secret}",
+            ca_file=str(self.ca_file),
+            timeout_s=5.0,
+        )
+
+    @property
+    def requests(self) -> list[tuple[str, dict[str, str], bytes]]:
+        return [*self.before, *self.server.requests]
+
+    def received(self) -> list[dict[str, Any]]:
+        events = []
+        for _, headers, body in self.requests:
+            event = standardwebhooks.Webhook(KEY).verify(body, {name.lower(): value for name, value in headers.items()})
+            if event["type"] == EVENT_TYPE:
+                data = event["data"]
+                events.append({"job_id": event["id"], "verdict": data["verdict"], "name": data["subject"]["name"]})
+        return events
+
+    def secrets(self) -> list[str]:
+        return [KEY, KEY.removeprefix("whsec_"), "room=7"]
+
+    def stop(self) -> None:
+        self.before = self.requests
+        self.server.kill()
+
+    def start(self) -> None:
+        self.server = Server(self.authority, self.port)
+
+
+@pytest.fixture
+def hook(tmp_path: Path) -> Iterator[Hook]:
+    made = Hook(tmp_path)
+    yield made
+    made.server.kill()
+
+
+class TestWebhookContract(SinkContract):
+    @pytest.fixture
+    def destination(self, hook: Hook) -> Destination:
+        return hook
+
+    def test_secrets_stay_secret(self, destination: Hook, sink: WebhookSink) -> None:  # type: ignore[override]
+        # The URL is a setting; what must not be shown is the key, and the URL's query in errors.
+        assert KEY not in f"{destination.settings!r} {vars(sink)!r}"
+
+
+@pytest.fixture
+def sink(hook: Hook) -> Iterator[WebhookSink]:
+    made = WebhookSink(hook.settings)
+    yield made
+    made.close()
+
+
+def test_event_is_a_cloudevent(hook: Hook, sink: WebhookSink) -> None:
+    sink.deliver(message(1, name="Zürich.mp4"))
+    ((path, headers, body),) = hook.requests
+    assert path == "/hook?room=7"
+    assert headers["content-type"] == "application/cloudevents+json; charset=utf-8"
+    assert headers["webhook-id"] == message(1).key
+    http = pytest.importorskip("cloudevents.core.bindings.http", reason="the CloudEvents library is not installed")
+    from cloudevents.core.formats.json import JSONFormat
+
+    event = http.from_http_event(http.HTTPMessage(headers=headers, body=body), JSONFormat())
+    assert event.get_id() == message(1).key
+    assert event.get_type() == EVENT_TYPE
+    assert event.get_source() == "dfwatch"
+    assert event.get_subject() == "Zürich.mp4"
+    assert event.get_time() == datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC)
+    assert event.get_data() == message(1, name="Zürich.mp4").document
+
+
+def test_key_can_be_replaced_without_a_restart(hook: Hook, sink: WebhookSink) -> None:
+    hook.secret.write_text(f"{OLD_KEY}\n{KEY}\n")
+    sink.deliver(message(1))
+    ((_, headers, body),) = hook.requests
+    lower = {name.lower(): value for name, value in headers.items()}
+    for key in (KEY, OLD_KEY):
+        assert standardwebhooks.Webhook(key).verify(body, lower)
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        standardwebhooks.Webhook(KEY).verify(body + b" ", lower)
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_c2hvcnQ=", "hunter2hunter2hunter2hunter2", "whsec_*"])
+def test_unusable_keys_are_refused_and_not_repeated(hook: Hook, secret: str) -> None:
+    hook.secret.write_text(secret)
+    with pytest.raises(SinkError) as caught:
+        WebhookSink(hook.settings)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_credential_of_systemd(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(hook.secret.parent))
+    sink = WebhookSink(with_values(hook.settings, secret="credential:secret"))  # type: ignore[arg-type]
+    sink.deliver(message(1))
+    sink.close()
+    assert len(hook.received()) == 1
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    with pytest.raises(SinkError, match="CREDENTIALS_DIRECTORY"):
+        sink.deliver(message(1))
+
+
+@pytest.mark.parametrize(("status", "retryable"), [(400, False), (422, False), (404, True), (500, True), (301, True)])
+def test_status_says_whether_to_try_again(hook: Hook, sink: WebhookSink, status: int, retryable: bool) -> None:
+    hook.server.answer = lambda _handler: (status, {"location": "/elsewhere"})
+    with pytest.raises(SinkError, match=rf"{status} .*no, because") as caught:
+        sink.deliver(message(1))
+    assert caught.value.retryable is retryable
+    assert caught.value.retry_after_s is None
+
+
+def test_410_ends_it(hook: Hook, sink: WebhookSink) -> None:
+    hook.server.answer = lambda _handler: (410, {})
+    with pytest.raises(SinkGoneError, match="410 Gone"):
+        sink.deliver(message(1))
+
+
+def test_retry_after(hook: Hook, sink: WebhookSink) -> None:
+    hook.server.answer = lambda _handler: (503, {"retry-after": "120"})
+    with pytest.raises(SinkError) as caught:
+        sink.deliver(message(1))
+    assert caught.value.retry_after_s == 120.0
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert retry_after_s("Fri, 02 Jan 2026 03:05:05 GMT", now) == 60.0
+    assert retry_after_s("Fri, 02 Jan 2026 03:00:00 GMT", now) == 0.0
+    assert retry_after_s("soon", now) is None
+
+
+def redirect(code: int, target: str) -> Answer:
+    return lambda handler: (code, {"location": target}) if handler.path.startswith("/hook") else (204, {})
+
+
+@pytest.mark.parametrize("code", [307, 308])
+def test_redirect_to_this_machine_needs_permission(hook: Hook, sink: WebhookSink, code: int) -> None:
+    hook.server.answer = redirect(code, "/moved")
+    with pytest.raises(SinkError, match="private network") as caught:
+        sink.deliver(message(1))
+    assert caught.value.retryable
+    assert not hook.requests
+    allowed = WebhookSink(with_values(hook.settings, redirects_to_private=True))  # type: ignore[arg-type]
+    allowed.deliver(message(1))
+    allowed.close()
+    ((path, _, _),) = hook.requests
+    assert path == "/moved"
+    assert [event["job_id"] for event in hook.received()] == [message(1).key]
+
+
+def test_name_that_means_another_address_after_the_check_is_not_followed(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A redirect goes to the address that was looked at, whatever the name means a moment later."""
+    asked: list[str] = []
+    real = socket.getaddrinfo
+
+    def rebinding(host: Any, port: Any, *rest: Any, **more: Any) -> Any:
+        if host == "rebind.example":
+            asked.append(host)
+            address = "127.0.0.1" if len(asked) > 1 else "203.0.113.9"
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+        return real(host, port, *rest, **more)
+
+    monkeypatch.setattr(webhook.socket, "getaddrinfo", rebinding)
+    monkeypatch.setattr(webhook, "_is_public", lambda address: address == "203.0.113.9")
+    hook.server.answer = redirect(307, f"https://rebind.example:{hook.port}/stolen")
+    sink = WebhookSink(with_values(hook.settings, timeout_s=0.5))  # type: ignore[arg-type]
+    with pytest.raises(SinkError):
+        sink.deliver(message(1))
+    sink.close()
+    assert asked == ["rebind.example"]
+    assert not hook.requests
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("127.0.0.1", False),
+        ("10.1.2.3", False),
+        ("192.168.1.1", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("0.0.0.0", False),
+        ("::1", False),
+        ("fe80::1%eth0", False),
+        ("fd00::1", False),
+        ("::ffff:10.0.0.1", False),
+        ("224.0.0.1", False),
+        ("9.9.9.9", True),
+        ("2620:fe::fe", True),
+    ],
+)
+def test_private_addresses_are_known(address: str, public: bool) -> None:
+    assert webhook._is_public(address) is public
+
+
+def test_redirects_without_tls_or_end_are_refused(hook: Hook) -> None:
+    sink = WebhookSink(with_values(hook.settings, redirects_to_private=True))  # type: ignore[arg-type]
+    hook.server.answer = lambda _handler: (307, {"location": "/hook"})
+    with pytest.raises(SinkError, match="more than 3 times"):
+        sink.deliver(message(1))
+    hook.server.answer = lambda _handler: (307, {"location": f"http://localhost:{hook.port}/"})
+    with pytest.raises(SinkError, match="without TLS"):
+        sink.deliver(message(1))
+    sink.close()
+
+
+def test_authorization_is_not_handed_to_another_place(hook: Hook, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("Bearer abc")
+    settings = with_values(hook.settings, redirects_to_private=True, authorization=f"file:{tmp_path}/token")
+    sink = WebhookSink(settings)  # type: ignore[arg-type]
+    sink.deliver(message(1))
+    other = Server(hook.authority)
+    hook.server.answer = redirect(307, f"https://localhost:{other.server_address[1]}/hook")
+    sink.deliver(message(2))
+    sink.close()
+    other.kill()
+    assert hook.requests[0][1]["authorization"] == "Bearer abc"
+    assert "authorization" not in other.requests[0][1]
+
+
+def test_certificate_of_nobody_is_refused(hook: Hook) -> None:
+    sink = WebhookSink(with_values(hook.settings, ca_file=""))  # type: ignore[arg-type]
+    with pytest.raises(SinkError, match=r"(?i)certificate") as caught:
+        sink.deliver(message(1))
+    assert "room=7" not in str(caught.value)
+
+
+def test_slow_server_is_given_up(hook: Hook) -> None:
+    hook.server.answer = lambda _handler: (time.sleep(2.0), (204, {}))[1]
+    sink = WebhookSink(with_values(hook.settings, timeout_s=0.3))  # type: ignore[arg-type]
+    began_s = time.monotonic()
+    with pytest.raises(SinkError):
+        sink.deliver(message(1))
+    assert time.monotonic() - began_s < 1.5
+    sink.close()
+
+
+def test_probe_is_marked_as_a_test(hook: Hook, sink: WebhookSink) -> None:
+    assert "204" in sink.probe()
+    assert json.loads(hook.requests[0][2])["type"] == TEST_TYPE
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({"url": "example.org"}, "url"),
+        ({"url": "http://example.org/"}, "url"),
+        ({"url": "https://me:hunter2@example.org/"}, "url"),
+        ({"secret": "whsec_hunter2"}, "secret"),
+        ({"secret": "file:relative"}, "secret"),
+        ({"authorization": "Bearer hunter2"}, "authorization"),
+        ({"headers": {"Webhook-Id": "x"}}, "headers"),
+    ],
+)
+def test_settings_that_cannot_work(hook: Hook, changes: dict[str, Any], setting: str) -> None:
+    ((name, cause, hint),) = with_values(hook.settings, **changes).problems()
+    assert name == setting
+    assert "hunter2" not in cause + hint
+
+
+def test_missing_extra_names_the_pip_command(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(extras.importlib, "import_module", missing)
+    with pytest.raises(MissingExtraError, match=r"pip install 'dfwatch\[webhook\]'"):
+        WebhookSink(hook.settings)
