@@ -1,7 +1,10 @@
 # syntax=docker/dockerfile:1
 #
-# docker build -t dfwatch .                          a CPU image, about 1.5 GB
-# docker build -t dfwatch:cuda --build-arg VARIANT=cuda .
+# docker build -t dfwatch .                              for CPUs
+# docker build -t dfwatch:cuda --build-arg VARIANT=cuda .  for CUDA
+#
+# PyPI's torch carries CUDA, several GB of it. For a CPU image of about 1.5 GB, give the address of PyTorch's own index of
+# CPU builds (its installation page names it): --build-arg TORCH_INDEX=ADDRESS
 #
 # Run it with a read-only root; everything it writes lies under /srv/dfwatch (one volume, because files are renamed from
 # one of its folders to another) and /tmp. deploy/compose.yaml shows the whole.
@@ -15,7 +18,8 @@ RUN python -m venv /opt/dfwatch
 
 # torch and torchvision come from one index: those of two do not fit each other.
 FROM base AS torch-cpu
-RUN /opt/dfwatch/bin/pip install "torch>=2.8,<3" "torchvision>=0.23,<1"
+ARG TORCH_INDEX=""
+RUN /opt/dfwatch/bin/pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.8,<3" "torchvision>=0.23,<1"
 
 FROM base AS torch-cuda
 RUN /opt/dfwatch/bin/pip install "torch>=2.8,<3" "torchvision>=0.23,<1"
