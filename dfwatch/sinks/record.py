@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ COLUMNS: Final[tuple[tuple[str, str], ...]] = (
     ("attempt", "integer"),
     ("total_ms", "real"),
 )
+TABLE_NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 NAMES: Final = tuple(name for name, _ in COLUMNS)
 
 

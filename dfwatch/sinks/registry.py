@@ -23,6 +23,8 @@ _OURS = {
     "command": "dfwatch.sinks.command:CommandSink",
     "csv": "dfwatch.sinks.csv_file:CsvSink",
     "jsonl": "dfwatch.sinks.jsonl:JsonlSink",
+    "postgresql": "dfwatch.sinks.postgresql:PostgresqlSink",
+    "sqlite": "dfwatch.sinks.sqlite:SqliteSink",
     "webhook": "dfwatch.sinks.webhook:WebhookSink",
 }
 

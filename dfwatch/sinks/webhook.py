@@ -149,7 +149,8 @@ class WebhookSink(Sink):
 
     def _post(self, request: _Request) -> int:
         deadline_s = time.monotonic() + self._settings.timeout_s
-        url, addresses = self._settings.url, ("",)
+        url = self._settings.url
+        addresses: tuple[str, ...] = ("",)
         for _ in range(_MOST_REDIRECTS + 1):
             response = self._once(url, addresses[0], request, deadline_s)
             try:

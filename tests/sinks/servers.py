@@ -1,0 +1,139 @@
+"""Real servers on the loopback address, each in a temporary folder, killed and started by the tests."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def program(*names: str) -> str:
+    """The path of the first of these programs; skips the test when there is none."""
+    for name in names:
+        found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+        if found:
+            return found
+        for path in sorted(glob(name), reverse=True):
+            return path
+    pytest.skip(f"the program {os.path.basename(names[0])} is not installed")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Server(ABC):
+    """One server process.
+
+    Args:
+        user: Whom to run it as where the tests run as root; the server refuses to be root.
+    """
+
+    kill_signal = signal.SIGKILL
+
+    def __init__(self, user: str | None = None) -> None:
+        self.port = free_port()
+        self.as_user: dict[str, Any] = {}
+        self.folder = Path(tempfile.mkdtemp(prefix="dfwatch-test-"))
+        if user is not None and os.geteuid() == 0:
+            try:
+                entry = pwd.getpwnam(user)
+            except KeyError:
+                pytest.skip(f"there is no user {user} to run the server as")
+            os.chown(self.folder, entry.pw_uid, entry.pw_gid)
+            self.as_user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """What to run; it must stay in the foreground."""
+
+    def ready(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1.0):
+            return True
+        return False
+
+    def start(self) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, **self.as_user
+            )
+        until_s = time.monotonic() + 30.0
+        while not self.ready():
+            if self.process.poll() is not None or time.monotonic() > until_s:
+                raise AssertionError(f"the server did not start: {(self.folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(self.kill_signal)
+            self.process.wait(timeout=30.0)
+            self.process = None
+
+    def remove(self) -> None:
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Postgresql(Server):
+    # Its "immediate shutdown": the processes die where they are, and the next start recovers as after a crash.
+    kill_signal = signal.SIGQUIT
+
+    def __init__(self) -> None:
+        super().__init__("postgres")
+        self.postgres = program("postgres", "/usr/lib/postgresql/*/bin/postgres")
+        self.password = "hunter2-of-postgres"
+        (self.folder / "password").write_text(self.password)
+        (self.folder / "password").chmod(0o644)
+        subprocess.run(
+            [
+                os.path.join(os.path.dirname(self.postgres), "initdb"),
+                *("--pgdata", str(self.folder / "data")),
+                *("--username", "dfwatch", "--auth", "scram-sha-256", "--pwfile", str(self.folder / "password")),
+                *("--no-sync", "--encoding", "UTF8", "--locale", "C"),
+            ],
+            check=True,
+            capture_output=True,
+            cwd=self.folder,
+            **self.as_user,
+        )
+        self.start()
+
+    def command(self) -> list[str]:
+        options = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self.port),
+            "unix_socket_directories": str(self.folder),
+            "fsync": "off",  # only this process is killed, not the machine
+            "shared_buffers": "16MB",
+        }
+        return [
+            self.postgres,
+            *("-D", str(self.folder / "data")),
+            *(f"--{name}={value}" for name, value in options.items()),
+        ]
+
+    def ready(self) -> bool:
+        import psycopg
+
+        with suppress(psycopg.OperationalError), psycopg.connect(f"{self.conninfo} password={self.password}"):
+            return True
+        return False
+
+    @property
+    def conninfo(self) -> str:
+        return f"host=127.0.0.1 port={self.port} dbname=postgres user=dfwatch"

@@ -1,0 +1,248 @@
+"""sqlite, and postgresql with a real server."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dfwatch.errors import SinkError
+from dfwatch.sinks.postgresql import PostgresqlSettings, PostgresqlSink
+from dfwatch.sinks.record import NAMES
+from dfwatch.sinks.sqlite import SqliteSettings, SqliteSink
+from dfwatch.sinks.testing import Destination, SinkContract, message, with_values
+from tests.sinks.servers import Postgresql
+
+
+class SqliteDestination(Destination):
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "out"
+        self.path = self.folder / "outcomes.sqlite3"
+
+    @property
+    def settings(self) -> SqliteSettings:
+        return SqliteSettings(path=str(self.path), timeout_s=1.0)
+
+    def received(self) -> list[dict[str, Any]]:
+        if not self.path.exists():
+            return []
+        with closing(sqlite3.connect(self.path)) as db:
+            db.row_factory = sqlite3.Row
+            return [dict(row) for row in db.execute("SELECT * FROM outcomes ORDER BY rowid")]
+
+    def stop(self) -> None:
+        self.folder.rename(self.folder.with_suffix(".away"))
+        self.folder.write_text("in the way")
+
+    def start(self) -> None:
+        self.folder.unlink()
+        self.folder.with_suffix(".away").rename(self.folder)
+
+
+class TestSqliteContract(SinkContract):
+    deduplicates = True
+
+    @pytest.fixture
+    def destination(self, tmp_path: Path) -> Destination:
+        return SqliteDestination(tmp_path)
+
+
+def test_row_holds_what_people_query(tmp_path: Path) -> None:
+    destination = SqliteDestination(tmp_path)
+    sink = SqliteSink(destination.settings)
+    sink.deliver(message(1))
+    sink.close()
+    (row,) = destination.received()
+    assert tuple(row) == (*NAMES, "document")
+    assert json.loads(row.pop("document")) == message(1).document
+    assert row == {
+        "job_id": message(1).key,
+        "received_at": "2026-01-02T03:04:05.678Z",
+        "published_at": "2026-01-02T03:04:06.000Z",
+        "name": "sample.mp4",
+        "folder": "",
+        "size_bytes": 123456,
+        "sha256": "ab" * 32,
+        "status": "done",
+        "reason": None,
+        "reason_detail": None,
+        "verdict": "FAKE",
+        "confidence": 0.93,
+        "p_fake": 0.93,
+        "p_fake_raw": 0.97,
+        "calibrated": 1,
+        "faces": 1,
+        "tracks": 1,
+        "frames": 1,
+        "duration_s": 10.0,
+        "width": 1280,
+        "height": 720,
+        "model_id": "made-up",
+        "model_version": "0",
+        "attempt": 1,
+        "total_ms": 12.5,
+    }
+
+
+def test_locked_database_is_tried_again(tmp_path: Path) -> None:
+    destination = SqliteDestination(tmp_path)
+    sink = SqliteSink(with_values(destination.settings, timeout_s=0.2))  # type: ignore[arg-type]
+    sink.deliver(message(1))
+    with closing(sqlite3.connect(destination.path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(SinkError, match="locked") as caught:
+            sink.deliver(message(2))
+        assert caught.value.retryable
+    sink.deliver(message(2))
+    sink.close()
+    assert len(destination.received()) == 2
+
+
+# --- postgresql
+
+
+class PostgresqlDestination(Destination):
+    def __init__(self, server: Postgresql, folder: Path) -> None:
+        self.server = server
+        self.password = folder / "password"
+        self.password.write_text(f"{server.password}\n")
+
+    @property
+    def settings(self) -> PostgresqlSettings:
+        return PostgresqlSettings(conninfo=self.server.conninfo, password=f"file:{self.password}")
+
+    def query(self, text: str) -> list[dict[str, Any]]:
+        import psycopg
+        from psycopg.rows import dict_row
+
+        with psycopg.connect(
+            f"{self.server.conninfo} password={self.server.password}", row_factory=dict_row, autocommit=True
+        ) as connection:
+            cursor = connection.execute(text)
+            return cursor.fetchall() if cursor.description else []
+
+    def received(self) -> list[dict[str, Any]]:
+        if self.server.process is None or not self.query(
+            "SELECT 1 FROM pg_tables WHERE tablename = 'dfwatch_outcomes'"
+        ):
+            return []
+        return self.query("SELECT * FROM dfwatch_outcomes ORDER BY ctid")
+
+    def secrets(self) -> list[str]:
+        return [self.server.password]
+
+    def stop(self) -> None:
+        self.server.kill()
+
+    def start(self) -> None:
+        self.server.start()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgresql]:
+    pytest.importorskip("psycopg")
+    made = Postgresql()
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def postgresql(server: Postgresql, tmp_path: Path) -> PostgresqlDestination:
+    if server.process is None:
+        server.start()
+    made = PostgresqlDestination(server, tmp_path)
+    made.query("DROP TABLE IF EXISTS dfwatch_outcomes")
+    return made
+
+
+class TestPostgresqlContract(SinkContract):
+    deduplicates = True
+
+    @pytest.fixture
+    def destination(self, postgresql: PostgresqlDestination) -> Destination:
+        return postgresql
+
+
+def test_columns_have_the_types_to_query_by(postgresql: PostgresqlDestination) -> None:
+    sink = PostgresqlSink(postgresql.settings)
+    for number, verdict in enumerate(["FAKE", "REAL", None]):
+        sink.deliver(message(number, verdict=verdict))
+    sink.close()
+    rows = postgresql.query(
+        "SELECT job_id, document #>> '{subject,name}' AS name FROM dfwatch_outcomes"
+        " WHERE verdict = 'FAKE' AND confidence > 0.9 AND calibrated AND received_at < now()"
+    )
+    assert rows == [{"job_id": message(0).key, "name": "sample.mp4"}]
+    (row,) = postgresql.query("SELECT * FROM dfwatch_outcomes WHERE verdict = 'FAKE'")
+    assert row["document"] == message(0).document
+    assert row["published_at"].isoformat() == "2026-01-02T03:04:06+00:00"
+
+
+def test_wrong_password_is_not_repeated(postgresql: PostgresqlDestination) -> None:
+    postgresql.password.write_text("hunter3")
+    sink = PostgresqlSink(postgresql.settings)
+    with pytest.raises(SinkError, match="password authentication failed") as caught:
+        sink.deliver(message(1))
+    assert caught.value.retryable
+    assert "hunter3" not in str(caught.value)
+
+
+def test_table_made_by_others_is_used_and_its_constraints_set_aside_what_breaks_them(
+    postgresql: PostgresqlDestination,
+) -> None:
+    sink = PostgresqlSink(postgresql.settings)
+    sink.probe()
+    sink.close()
+    postgresql.query("ALTER TABLE dfwatch_outcomes ADD CONSTRAINT sure CHECK (confidence > 0.5)")
+    sink = PostgresqlSink(with_values(postgresql.settings, create_table=False))  # type: ignore[arg-type]
+    sink.deliver(message(1))
+    with pytest.raises(SinkError, match="sure") as caught:
+        sink.deliver(message(2, confidence=0.4))
+    assert not caught.value.retryable
+    sink.close()
+    assert len(postgresql.received()) == 1
+
+
+def test_missing_table_is_retryable(postgresql: PostgresqlDestination) -> None:
+    sink = PostgresqlSink(with_values(postgresql.settings, create_table=False))  # type: ignore[arg-type]
+    with pytest.raises(SinkError, match="does not exist") as caught:
+        sink.deliver(message(1))
+    assert caught.value.retryable
+    with pytest.raises(SinkError):
+        sink.probe()
+
+
+def test_waiting_for_a_lock_is_bounded(postgresql: PostgresqlDestination) -> None:
+    import psycopg
+
+    sink = PostgresqlSink(with_values(postgresql.settings, timeout_s=0.5))  # type: ignore[arg-type]
+    sink.deliver(message(1))
+    with psycopg.connect(f"{postgresql.server.conninfo} password={postgresql.server.password}") as other:
+        other.execute("LOCK TABLE dfwatch_outcomes IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(SinkError) as caught:
+            sink.deliver(message(2))
+        assert caught.value.retryable
+    sink.deliver(message(2))
+    sink.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({"conninfo": "host=x password=hunter2"}, "conninfo"),
+        ({"conninfo": "postgresql://me:hunter2@x/db"}, "conninfo"),
+        ({"password": "hunter2"}, "password"),
+        ({"table": "a; DROP TABLE b"}, "table"),
+        ({"db_schema": 'x"'}, "db_schema"),
+    ],
+)
+def test_settings_that_cannot_work(changes: dict[str, Any], setting: str) -> None:
+    settings = with_values(PostgresqlSettings(conninfo="host=x dbname=y user=z"), **changes)
+    ((name, cause, hint),) = settings.problems()
+    assert name == setting
+    assert "hunter2" not in cause + hint
