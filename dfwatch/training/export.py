@@ -62,7 +62,7 @@ def export_bundle(run_folder: str, recipe: Recipe, folder: str, groups: Iterable
         raise TrainingError("exporting a bundle from", run_folder, f"there is no {BEST_NAME}", hint="train longer")
     best = [entry for entry in read_log(run_folder) if entry["event"] == "measure" and entry["auc"] is not None]
     best_entry = max(best, key=lambda entry: float(entry["auc"])) if best else {}
-    size_px = int(best_entry.get("size_px", recipe.stages[-1].size_px))
+    size_px = recipe.about.input_px or int(best_entry.get("size_px", recipe.stages[-1].size_px))
     os.makedirs(folder, exist_ok=True)
     with open(os.path.join(folder, GROUPS_FILE), "w", encoding="ascii") as stream:
         stream.writelines(f"{digest}\n" for digest in sorted({group_hash(group) for group in groups}))

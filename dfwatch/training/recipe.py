@@ -119,7 +119,13 @@ class TeacherSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AboutSpec:
-    """What the bundle says of itself; nothing here changes the training."""
+    """What the bundle says of itself; nothing here changes the training.
+
+    Attributes:
+        input_px: Side of the bundle's input where it is not that of training. A little more than in training often
+            helps (Touvron et al., "Fixing the train-test resolution discrepancy", NeurIPS 2019); choose it on the
+            select part. 0: as trained.
+    """
 
     version: str = "1"
     description: str = ""
@@ -127,6 +133,7 @@ class AboutSpec:
     data: tuple[str, ...] = ()
     known_failures: tuple[str, ...] = ()
     made_by: str = ""
+    input_px: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
