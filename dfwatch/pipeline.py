@@ -20,6 +20,7 @@ import numpy as np
 from dfwatch.document import Refusal
 from dfwatch.errors import (
     DeviceError,
+    DfwatchError,
     FileChangedError,
     MediaError,
     ModelError,
@@ -105,6 +106,7 @@ class Pipeline:
         self._ailing: dict[str, tuple[float, str]] = {}
         self._stopping = threading.Event()
         self._hurrying = threading.Event()
+        self._broken = False
         self._patience = Patience(observer, self._stopping)
         self._publisher = publisher.Publisher(layout, journal, scorer, self._patience, recipients)
         self._to_score: _Queue = queue.Queue(maxsize=readers + 1)
@@ -172,7 +174,9 @@ class Pipeline:
         with self._changed:
             left = self._backlog.occupied + self._backlog.delayed
             running = list(self._backlog.running)
-        for job_id in running:
+        # A defect that a file brought to light must not meet the same file for ever: its attempt counts, and if there
+        # were several, the next start runs each alone.
+        for job_id in running if not self._broken else ():
             # Stopping is not the file's fault: neither an attempt nor a reason to run alone.
             try:
                 self._journal.requeue(job_id, refund=True)
@@ -204,6 +208,7 @@ class Pipeline:
             except Stopped:
                 return
             except BaseException as error:  # noqa: BLE001 - reported; the service ends and is started afresh
+                self._broken = self._broken or not isinstance(error, DfwatchError)
                 self._observer.failed(error)
                 self.hurry()
 

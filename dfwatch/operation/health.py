@@ -75,10 +75,18 @@ class Health:
 def write(path: str, health: Health) -> None:
     """Replace the file, atomically; a disk that does not take it is no reason to stop."""
     temporary = f"{path}.tmp"
-    with suppress(OSError):
+    text = json.dumps(asdict(health))
+    try:
         with open(temporary, "w", encoding="utf-8") as stream:
-            json.dump(asdict(health), stream)
+            stream.write(text)
         os.replace(temporary, path)
+    except OSError:
+        # A full disk has no room for a second file, but the first one has its block: what is wrong can still be told.
+        with suppress(OSError):
+            os.unlink(temporary)
+        with suppress(OSError), open(path, "r+", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.truncate()
 
 
 def read(path: str) -> dict[str, Any] | None:

@@ -49,6 +49,8 @@ def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = DEADLI
 class Daemon:
     """One root, and the daemon that runs on it from time to time."""
 
+    module = "tests.service.scripted"
+
     def __init__(self, folder: Path, changes: dict[str, Any] | None = None) -> None:
         self.folder = folder
         self.root = folder / "root"
@@ -70,7 +72,7 @@ class Daemon:
         with self.log.open("ab") as log:
             already = log.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.service.scripted", str(self.config)],
+                [sys.executable, "-m", self.module, str(self.config)],
                 cwd=REPOSITORY,
                 env=environment,
                 stdout=log,
