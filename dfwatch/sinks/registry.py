@@ -23,7 +23,9 @@ _OURS = {
     "command": "dfwatch.sinks.command:CommandSink",
     "csv": "dfwatch.sinks.csv_file:CsvSink",
     "jsonl": "dfwatch.sinks.jsonl:JsonlSink",
+    "mqtt": "dfwatch.sinks.mqtt:MqttSink",
     "postgresql": "dfwatch.sinks.postgresql:PostgresqlSink",
+    "redis": "dfwatch.sinks.redis_stream:RedisSink",
     "sqlite": "dfwatch.sinks.sqlite:SqliteSink",
     "webhook": "dfwatch.sinks.webhook:WebhookSink",
 }

@@ -137,3 +137,57 @@ class Postgresql(Server):
     @property
     def conninfo(self) -> str:
         return f"host=127.0.0.1 port={self.port} dbname=postgres user=dfwatch"
+
+
+class Mosquitto(Server):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mosquitto = program("mosquitto")
+        self.password = "hunter2-of-mosquitto"
+        passwords = self.folder / "passwords"
+        subprocess.run(
+            [program("mosquitto_passwd"), "-b", "-c", str(passwords), "dfwatch", self.password],
+            check=True,
+            capture_output=True,
+        )
+        (self.folder / "acl").write_text("user dfwatch\ntopic readwrite news/#\n")
+        # As root it would become another user, who may not read this folder.
+        user = f"user {pwd.getpwuid(os.geteuid()).pw_name}\n"
+        (self.folder / "conf").write_text(
+            f"{user}listener {self.port} 127.0.0.1\nallow_anonymous false\npassword_file {passwords}\n"
+            f"acl_file {self.folder / 'acl'}\n"
+            # Written at each change: a broker that is killed still knows its subscribers and what waits for them.
+            f"persistence true\npersistence_location {self.folder}/\nautosave_on_changes true\nautosave_interval 1\n"
+        )
+        self.start()
+
+    def command(self) -> list[str]:
+        return [self.mosquitto, "-c", str(self.folder / "conf")]
+
+
+class Redis(Server):
+    def __init__(self) -> None:
+        super().__init__()
+        self.redis = program("redis-server")
+        self.password = "hunter2-of-redis"
+        self.start()
+
+    def command(self) -> list[str]:
+        options = {
+            "bind": "127.0.0.1",
+            "port": str(self.port),
+            "dir": str(self.folder),
+            "requirepass": self.password,
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "save": "",
+        }
+        return [self.redis, *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+    def ready(self) -> bool:
+        import redis
+
+        client = redis.Redis(port=self.port, password=self.password)
+        with suppress(redis.RedisError):
+            return bool(client.ping())
+        return False

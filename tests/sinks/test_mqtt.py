@@ -1,0 +1,147 @@
+"""mqtt with a real Mosquitto and a subscriber of its own."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dfwatch.errors import SinkError
+from dfwatch.sinks.mqtt import MqttSettings, MqttSink
+from dfwatch.sinks.testing import Destination, SinkContract, message, wait_until, with_values
+from tests.sinks.servers import Mosquitto
+
+paho = pytest.importorskip("paho.mqtt.client")
+
+
+class Broker(Destination):
+    def __init__(self, folder: Path) -> None:
+        self.server = Mosquitto()
+        self.password = folder / "password"
+        self.password.write_text(f"{self.server.password}\n")
+        self.messages: list[Any] = []
+        self.subscribed = threading.Event()
+        self.lost = threading.Event()
+        self.client: Any = None
+        self.subscribe()
+
+    def subscribe(self) -> None:
+        from paho.mqtt.enums import CallbackAPIVersion
+        from paho.mqtt.packettypes import PacketTypes
+        from paho.mqtt.properties import Properties
+
+        self.subscribed.clear()
+        self.lost.clear()
+        # A session that outlives its connection: the broker keeps what comes while the subscriber is away.
+        session = Properties(PacketTypes.CONNECT)
+        session.SessionExpiryInterval = 3600
+        self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id="subscriber", protocol=paho.MQTTv5)
+        self.client.on_disconnect = lambda *_: self.lost.set()
+        self.client.username_pw_set("dfwatch", self.server.password)
+        self.client.on_connect = lambda client, *_: client.subscribe("news/#", qos=1)
+        self.client.on_subscribe = lambda *_: self.subscribed.set()
+        self.client.on_message = lambda _client, _data, got: self.messages.append(got)
+        self.client.connect("127.0.0.1", self.server.port, clean_start=False, properties=session)
+        self.client.loop_start()
+        assert self.subscribed.wait(10.0)
+
+    def unsubscribe(self) -> None:
+        self.client.disconnect()
+        self.client.loop_stop()
+
+    @property
+    def settings(self) -> MqttSettings:
+        return MqttSettings(
+            host="127.0.0.1",
+            port=self.server.port,
+            tls=False,
+            topic="news/{status}/{verdict}",
+            user="dfwatch",
+            password=f"file:{self.password}",
+            timeout_s=3.0,
+        )
+
+    def received(self) -> list[dict[str, Any]]:
+        found = []
+        for got in self.messages.copy():
+            document = json.loads(got.payload)
+            assert dict(got.properties.UserProperty)["key"] == document["job_id"]
+            assert got.topic == f"news/{document['status']}/{document['verdict'] or 'none'}"
+            found.append({**document, "name": document["subject"]["name"]})
+        return found
+
+    def secrets(self) -> list[str]:
+        return [self.server.password]
+
+    def stop(self) -> None:
+        self.server.kill()
+        assert self.lost.wait(10.0)
+        self.client.loop_stop()
+
+    def start(self) -> None:
+        self.server.start()
+        self.subscribe()
+
+    def remove(self) -> None:
+        self.unsubscribe()
+        self.server.remove()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    made = Broker(tmp_path)
+    yield made
+    made.remove()
+
+
+class TestMqttContract(SinkContract):
+    @pytest.fixture
+    def destination(self, broker: Broker) -> Destination:
+        return broker
+
+
+def test_wrong_password(broker: Broker) -> None:
+    broker.password.write_text("hunter3")
+    sink = MqttSink(broker.settings)
+    with pytest.raises(SinkError, match=r"(?:Not authorized|user name or password)") as caught:
+        sink.deliver(message(1))
+    assert "hunter3" not in str(caught.value)
+
+
+def test_topic_that_is_not_allowed(broker: Broker) -> None:
+    sink = MqttSink(with_values(broker.settings, topic="secret/place"))  # type: ignore[arg-type]
+    with pytest.raises(SinkError, match="refused 'secret/place'") as caught:
+        sink.deliver(message(1))
+    assert caught.value.retryable
+    sink.close()
+
+
+def test_retained_outcome_waits_for_new_subscribers(broker: Broker) -> None:
+    sink = MqttSink(with_values(broker.settings, retain=True, topic="news/last"))  # type: ignore[arg-type]
+    sink.deliver(message(1))
+    sink.close()
+    wait_until(lambda: len(broker.messages) == 1, "the first")
+    broker.unsubscribe()
+    broker.subscribe()
+    wait_until(lambda: len(broker.messages) == 2, "the same again")
+    assert broker.messages[1].retain
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({"topic": "a/#"}, "topic"),
+        ({"topic": "a/{name}"}, "topic"),
+        ({"topic": ""}, "topic"),
+        ({"password": "hunter2"}, "password"),
+        ({"password": "env:X", "tls": False}, "tls"),
+    ],
+)
+def test_settings_that_cannot_work(changes: dict[str, Any], setting: str) -> None:
+    ((name, cause, hint),) = with_values(MqttSettings(host="broker.example"), **changes).problems()
+    assert name == setting
+    assert "hunter2" not in cause + hint
