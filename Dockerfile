@@ -33,8 +33,7 @@ COPY dfwatch ./dfwatch
 COPY model ./model
 COPY systemd ./systemd
 RUN /opt/dfwatch/bin/pip wheel --no-deps --wheel-dir /wheels . \
- && /opt/dfwatch/bin/pip install "$(echo /wheels/dfwatch-*.whl)[${EXTRAS}]" \
- && /opt/dfwatch/bin/python -m compileall -q /opt/dfwatch/lib
+ && /opt/dfwatch/bin/pip install "$(echo /wheels/dfwatch-*.whl)[${EXTRAS}]"
 
 FROM python:${PYTHON}-slim-bookworm
 LABEL org.opencontainers.image.title="dfwatch" \
