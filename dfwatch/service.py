@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import signal
@@ -148,11 +147,6 @@ class Service:
             self._recover(journal, pipeline, watcher)
             self._kept = journal.kept()
             watcher.start()
-            # What is loaded by now stays for good: the collector need not look at torch's objects again and again,
-            # least of all once more at the end.
-            gc.collect()
-            gc.freeze()
-            self._reporter.running(scorer, lambda: pipeline.load, watcher.health)
             self._announce(scorer)
             try:
                 self._loop(journal, pipeline, watcher)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
-import sys
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +47,9 @@ def command(arguments: argparse.Namespace) -> int:
     logs.quiet_decoders()
     # systemd ends a hung service with SIGABRT; the journal should then show where every thread was.
     faulthandler.enable()
-    if sys.stderr.isatty():
-        print(_WELCOME.format(notice=loaded.notice, root=settings.root), file=sys.stderr)
+    if "NOTIFY_SOCKET" not in os.environ:
+        # On standard output, which is not the log's; systemd's journal has no use for it.
+        print(_WELCOME.format(notice=loaded.notice, root=settings.root), flush=True)
     service = Service(
         settings,
         make_scorer=load_scorer,
@@ -79,7 +80,8 @@ def new_reader(settings: Settings) -> Reader:
     """A reader process, not started yet."""
     from dfwatch.reader import Reader as ReaderProcess
 
-    return ReaderProcess(settings.reader, settings.faces)
+    side_px = settings.evidence.side_px if settings.evidence.enabled else 0
+    return ReaderProcess(settings.reader, settings.faces, thumbnail_side_px=side_px)
 
 
 def bundle_path(settings: Settings) -> str:
