@@ -24,8 +24,10 @@ _OURS = {
     "csv": "dfwatch.sinks.csv_file:CsvSink",
     "jsonl": "dfwatch.sinks.jsonl:JsonlSink",
     "mqtt": "dfwatch.sinks.mqtt:MqttSink",
+    "notify": "dfwatch.sinks.notify:NotifySink",
     "postgresql": "dfwatch.sinks.postgresql:PostgresqlSink",
     "redis": "dfwatch.sinks.redis_stream:RedisSink",
+    "s3": "dfwatch.sinks.s3:S3Sink",
     "sqlite": "dfwatch.sinks.sqlite:SqliteSink",
     "webhook": "dfwatch.sinks.webhook:WebhookSink",
 }

@@ -1,0 +1,118 @@
+"""notify through apprise's own JSON service to a real HTTP server."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dfwatch.errors import SinkError
+from dfwatch.sinks.filters import wants
+from dfwatch.sinks.notify import NotifySettings, NotifySink, describe
+from dfwatch.sinks.samples import sample
+from dfwatch.sinks.testing import Destination, SinkContract, message
+from tests.sinks.servers import free_port
+
+pytest.importorskip("apprise")
+# A library of apprise's needs a module that Python 3.13 has no more, and brings its own where it is gone.
+pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+
+TITLE = re.compile(r"(?P<name>.*): (?P<verdict>[A-Z_]+|rejected)(?: \(confidence \d+%\))?", re.DOTALL)
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.server.told.append((self.path, json.loads(body)))  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Room(Destination):
+    def __init__(self, folder: Path) -> None:
+        self.told: list[tuple[str, dict[str, Any]]] = []
+        self.port = free_port()
+        self.urls = folder / "urls"
+        self.urls.write_text(f"# the newsroom\njson://127.0.0.1:{self.port}/hunter2-token/\n")
+        self.server: Any = None
+        self.start()
+
+    @property
+    def settings(self) -> NotifySettings:
+        return NotifySettings(urls=f"file:{self.urls}", timeout_s=3.0)
+
+    def received(self) -> list[dict[str, Any]]:
+        found = []
+        for _, told in self.told:
+            title = TITLE.fullmatch(told["title"])
+            job = re.search(r"job (\S+)\.$", told["message"])
+            if title is not None and job is not None:
+                verdict = None if title["verdict"] == "rejected" else title["verdict"]
+                found.append({"job_id": job[1], "verdict": verdict, "name": title["name"]})
+        return found
+
+    def secrets(self) -> list[str]:
+        return ["hunter2"]
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.server = None
+
+    def start(self) -> None:
+        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self.server.told = self.told
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Room]:
+    made = Room(tmp_path)
+    yield made
+    with suppress(AttributeError):
+        made.stop()
+
+
+class TestNotifyContract(SinkContract):
+    @pytest.fixture
+    def destination(self, room: Room) -> Destination:
+        return room
+
+
+def test_message_says_that_a_score_is_no_proof(room: Room) -> None:
+    document = {**sample(), "limits": ["A score is not proof."]}
+    title, body = describe(document)
+    assert title == "sample.mp4: FAKE (confidence 93%)"
+    assert body.startswith("A score is not proof.")
+    title, body = describe(sample(verdict=None))
+    assert title == "sample.mp4: rejected"
+    assert "not judged" in body
+
+
+def test_only_fakes_are_told_of_unless_asked(room: Room) -> None:
+    assert wants(room.settings, sample())
+    assert not wants(room.settings, sample(verdict="REAL"))
+    assert not wants(room.settings, sample(verdict=None))
+
+
+def test_url_that_apprise_does_not_know(room: Room) -> None:
+    room.urls.write_text("nonsense://hunter2\n")
+    with pytest.raises(SinkError, match="line 1") as caught:
+        NotifySink(room.settings).deliver(message(1))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_urls_are_never_in_the_configuration() -> None:
+    ((name, cause, hint),) = NotifySettings(urls="slack://hunter2").problems()
+    assert name == "urls"
+    assert "hunter2" not in cause + hint

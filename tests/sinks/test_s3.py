@@ -1,0 +1,129 @@
+"""s3 with moto's server, over real HTTP."""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dfwatch.errors import SinkError
+from dfwatch.sinks.s3 import S3Settings, S3Sink
+from dfwatch.sinks.testing import Destination, SinkContract, message, with_values
+from tests.sinks.servers import free_port
+
+boto3 = pytest.importorskip("boto3")
+moto = pytest.importorskip("moto.server")
+
+SECRET = "hunter2-of-the-bucket"
+
+
+class Bucket(Destination):
+    def __init__(self, folder: Path) -> None:
+        self.secret = folder / "secret"
+        self.secret.write_text(f"{SECRET}\n")
+        self.port = free_port()
+        self.name = f"bucket-{uuid.uuid4().hex}"
+        self.server: Any = None
+        self.start()
+        self.client().create_bucket(Bucket=self.name)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self) -> Any:
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.url,
+            region_name="us-east-1",
+            aws_access_key_id="testing",
+            aws_secret_access_key=SECRET,
+        )
+
+    @property
+    def settings(self) -> S3Settings:
+        return S3Settings(
+            bucket=self.name,
+            endpoint_url=self.url,
+            region="us-east-1",
+            access_key_id="testing",
+            secret_access_key=f"file:{self.secret}",
+            timeout_s=3.0,
+        )
+
+    def objects(self) -> dict[str, bytes]:
+        client = self.client()
+        listed = client.list_objects_v2(Bucket=self.name).get("Contents", [])
+        listed.sort(key=lambda entry: entry["Key"])
+        return {entry["Key"]: client.get_object(Bucket=self.name, Key=entry["Key"])["Body"].read() for entry in listed}
+
+    def received(self) -> list[dict[str, Any]]:
+        if self.server is None:
+            return []
+        documents = [json.loads(body) for body in self.objects().values()]
+        return [{**document, "name": document["subject"]["name"]} for document in documents]
+
+    def secrets(self) -> list[str]:
+        return [SECRET]
+
+    def stop(self) -> None:
+        self.server.stop()
+        self.server = None
+
+    def start(self) -> None:
+        self.server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self.server.start()
+
+
+@pytest.fixture
+def bucket(tmp_path: Path) -> Iterator[Bucket]:
+    made = Bucket(tmp_path)
+    yield made
+    if made.server is not None:
+        made.stop()
+
+
+class TestS3Contract(SinkContract):
+    deduplicates = True
+
+    @pytest.fixture
+    def destination(self, bucket: Bucket) -> Destination:
+        return bucket
+
+
+def test_object_is_the_sidecar_under_its_day(bucket: Bucket) -> None:
+    sink = S3Sink(bucket.settings)
+    sink.deliver(message(1))
+    sink.close()
+    ((key, body),) = bucket.objects().items()
+    assert key == f"dfwatch/2026/01/02/{message(1).key}.json"
+    assert json.loads(body) == message(1).document
+    assert bucket.client().head_object(Bucket=bucket.name, Key=key)["ContentType"] == "application/json"
+
+
+def test_bucket_that_is_not_there(bucket: Bucket) -> None:
+    sink = S3Sink(with_values(bucket.settings, bucket="nobodys"))  # type: ignore[arg-type]
+    with pytest.raises(SinkError, match="NoSuchBucket") as caught:
+        sink.deliver(message(1))
+    assert caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("changes", "setting"),
+    [
+        ({"bucket": ""}, "bucket"),
+        ({"access_key_id": "x"}, "access_key_id"),
+        ({"access_key_id": "x", "secret_access_key": "hunter2"}, "secret_access_key"),
+        ({"endpoint_url": "s3.example.org"}, "endpoint_url"),
+    ],
+)
+def test_settings_that_cannot_work(changes: dict[str, Any], setting: str) -> None:
+    ((name, cause, hint),) = with_values(S3Settings(bucket="x"), **changes).problems()
+    assert name == setting
+    assert "hunter2" not in cause + hint
