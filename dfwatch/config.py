@@ -304,6 +304,31 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceSettings:
+    """Pictures and a page for people, beside the sidecar."""
+
+    enabled: bool = setting(
+        default=False,
+        doc="Write a folder of pictures and a page beside each sidecar. They show faces: mind who may see them.",
+        restart=True,
+    )
+    verdicts: list[str] = setting(
+        factory=lambda: ["FAKE", "INCONCLUSIVE", "REAL", "NO_FACE"],
+        doc="For which verdicts.",
+        choices=("FAKE", "INCONCLUSIVE", "REAL", "NO_FACE"),
+    )
+    frames: int = setting(5, doc="So many of the frames with the highest scores.", minimum=1, maximum=20)
+    side_px: int = setting(
+        480,
+        doc="Longer side of those frames; smaller where very many are sampled.",
+        minimum=64,
+        maximum=640,
+        restart=True,
+    )
+    heat_map: bool = setting(default=True, doc="Show where the model looked (Grad-CAM); costs time for each video.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsSettings:
     """Metrics for Prometheus, and health checks; needs the extra ``metrics``."""
 
@@ -397,6 +422,7 @@ class Settings:
         kinds="sinks",
     )
     log: LogSettings = setting(factory=LogSettings, doc="What is logged, and how.")
+    evidence: EvidenceSettings = setting(factory=EvidenceSettings, doc="Pictures and a page for people.")
     metrics: MetricsSettings = setting(
         factory=MetricsSettings,
         doc="Metrics for Prometheus, and health checks; needs pip install 'dfwatch[metrics]'.",

@@ -153,6 +153,27 @@ class Detector:
             )
         return scores
 
+    def heat_maps(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Where in each crop the model found what speaks for FAKE (Grad-CAM); not proof of anything.
+
+        Args:
+            crops: As for ``score``; few, because each costs about as much as two scores.
+
+        Returns:
+            float32 array of shape (n, size_px, size_px), 0 to 1.
+
+        Raises:
+            ModelError: The network has no convolution, or its device had no room.
+            DeviceError: The device was lost.
+        """
+        try:
+            with self._lock:
+                return self._engine.heat_maps(crops)
+        except (LookupError, torch.OutOfMemoryError) as exc:
+            raise ModelError("explaining crops", self.bundle.id, exc, hint="set evidence.heat_map to false") from exc
+        except RuntimeError as exc:
+            raise _failure("explaining crops on", self._engine.device, self.device.name, exc) from exc
+
     def _run(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         while True:
             try:

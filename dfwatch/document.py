@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dfwatch.storage.layout import DroppedName
     from dfwatch.verdict import Decision
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 SCHEMA_FILE = "sidecar-1.schema.json"
 
 # More digits than these carry nothing, and would show the order in which a processor adds numbers up.
@@ -135,6 +135,7 @@ def build(
         "runtime": {**run.runtime, "decoder": None if reading is None else reading.decoder},
         "timings_ms": _timings(run, reading),
         "attempt": run.attempt,
+        "evidence": None,
         "warnings": [*(reading.warnings if reading else ()), *(decision.warnings if decision else ())],
         "limits": _limits(decision, run.bundle),
     }

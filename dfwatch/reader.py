@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 from dfwatch.decode import wire
 from dfwatch.decode.wire import HEAD, ProtocolError
 from dfwatch.errors import ReaderCrashError, ReaderStartError
+from dfwatch.reading import thumbnail_side
 from dfwatch.reasons import Reason
 
 if TYPE_CHECKING:
@@ -97,9 +98,18 @@ class Reader:
         settings: Sampling, formats and limits.
         faces: Face search.
         child_module: Module that runs as the child; tests put a faulty one in its place.
+        thumbnail_side_px: Longer side of a thumbnail to bring of each sampled frame; 0 brings none.
     """
 
-    def __init__(self, settings: ReaderSettings, faces: FaceSettings, *, child_module: str = CHILD_MODULE) -> None:
+    def __init__(
+        self,
+        settings: ReaderSettings,
+        faces: FaceSettings,
+        *,
+        child_module: str = CHILD_MODULE,
+        thumbnail_side_px: int = 0,
+    ) -> None:
+        self._thumbnail_side_px = thumbnail_side(thumbnail_side_px, settings.frames)
         self._settings = replace(settings, decoder_threads=decoder_threads(settings))
         self._faces = faces
         self._module = child_module
@@ -182,12 +192,18 @@ class Reader:
         self._starter.shutdown(wait=True)
 
     def _max_blob(self, crop: CropSpec) -> int:
-        return self._settings.frames * self._faces.max_per_frame * crop.size_px * crop.size_px * 3
+        faces = self._faces.max_per_frame * crop.size_px * crop.size_px
+        return self._settings.frames * 3 * (faces + self._thumbnail_side_px**2)
 
     def _understand(self, message: dict[str, Any], blob: bytes, crop: CropSpec, subject: str) -> Reading:
         if "ok" in message:
             return wire.decode_reading(
-                message["ok"], blob, crop, self._settings.frames, self._faces.max_per_frame
+                message["ok"],
+                blob,
+                crop,
+                self._settings.frames,
+                self._faces.max_per_frame,
+                thumbnail_side_px=self._thumbnail_side_px,
             )
         kind, reason, cause, hint = wire.decode_error(message.get("error"))
         if kind in {"refused", "undecodable"}:
@@ -209,7 +225,13 @@ class Reader:
             return child
         if self._closed:
             raise _closed_error()
-        options = json.dumps({"reader": asdict(self._settings), "faces": asdict(self._faces)})
+        options = json.dumps(
+            {
+                "reader": asdict(self._settings),
+                "faces": asdict(self._faces),
+                "thumbnail_side_px": self._thumbnail_side_px,
+            }
+        )
         try:
             child = self._starter.submit(_Child, self._module, options).result()
         except (RuntimeError, OSError) as error:

@@ -6,12 +6,28 @@ were sampled, which faces were found, how they link into tracks, and one small c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+MAX_THUMBNAIL_BYTES = 32 * 1024 * 1024
+"""What the thumbnails of one video may take, however many frames are sampled."""
+
+
+def thumbnail_side(wanted_px: int, frames: int) -> int:
+    """Longer side of thumbnails of so many frames: as wanted, or what ``MAX_THUMBNAIL_BYTES`` leaves of it."""
+    return min(wanted_px, math.isqrt(MAX_THUMBNAIL_BYTES // (3 * max(1, frames))))
+
+
+def thumbnail_size(width: int, height: int, side_px: int) -> tuple[int, int]:
+    """Width and height of a frame of this size made small; never larger than it is, never less than a pixel."""
+    scale = min(1.0, side_px / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +154,8 @@ class Reading:
     Attributes:
         crops: uint8 array of shape (n, size_px, size_px, 3), RGB, one row for each face.
         decoder: Name and version of the decoder, for the sidecar.
+        thumbnails: uint8 array of shape (sampled frames, height, width, 3), RGB: the upright frames made small, all to
+            one size; None where none were asked for.
         timings_ms: Milliseconds spent in each of the reader's stages (``probe``, ``decode``, ``faces``).
     """
 
@@ -149,3 +167,4 @@ class Reading:
     quality: tuple[QualityFlag, ...] = ()
     warnings: tuple[str, ...] = ()
     timings_ms: dict[str, float] = field(default_factory=dict)
+    thumbnails: NDArray[np.uint8] | None = None

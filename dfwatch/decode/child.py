@@ -21,6 +21,7 @@ import socket
 import sys
 import threading
 import traceback
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dfwatch.config import FaceSettings, ReaderSettings
@@ -59,7 +60,8 @@ def main(arguments: list[str], make_reader: Callable[[ReaderSettings, FaceSettin
     options = json.loads(arguments[1])
     settings, faces = ReaderSettings(**options["reader"]), FaceSettings(**options["faces"])
     confinement.limit_resources(settings.memory_limit_bytes)
-    reader = (make_reader or _real_reader)(settings, faces)
+    thumbnail_side_px = int(options.get("thumbnail_side_px", 0))
+    reader = (make_reader or partial(_real_reader, thumbnail_side_px=thumbnail_side_px))(settings, faces)
     report = confinement.confine()
     hello = {"decoder": _decoder(), "confinement": report.held, "skipped": report.skipped}
     connection.sendall(wire.pack({"hello": hello}))
@@ -69,7 +71,7 @@ def main(arguments: list[str], make_reader: Callable[[ReaderSettings, FaceSettin
     return 0
 
 
-def _real_reader(settings: ReaderSettings, faces: FaceSettings) -> FileReader:
+def _real_reader(settings: ReaderSettings, faces: FaceSettings, *, thumbnail_side_px: int) -> FileReader:
     import cv2  # noqa: PLC0415 - heavy; a fault-injecting reader does without
 
     from dfwatch.decode.media import MediaReader  # noqa: PLC0415
@@ -79,7 +81,7 @@ def _real_reader(settings: ReaderSettings, faces: FaceSettings) -> FileReader:
     cv2.setNumThreads(1)
     finder = FaceFinder(faces)
     _preload(finder, faces)
-    return MediaReader(settings, faces, finder)
+    return MediaReader(settings, faces, finder, thumbnail_side_px=thumbnail_side_px)
 
 
 def _preload(finder: FaceFinder, faces: FaceSettings) -> None:

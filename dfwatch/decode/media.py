@@ -17,7 +17,7 @@ from dfwatch.decode.stills import canvas_of_webp, decode_still
 from dfwatch.errors import UndecodableError
 from dfwatch.faces import FaceSearch, crop_region
 from dfwatch.inbox.containers import declared_length
-from dfwatch.reading import Box, Face, Reading, SampledFrame, Sampling, VideoInfo
+from dfwatch.reading import Box, Face, Reading, SampledFrame, Sampling, VideoInfo, thumbnail_size
 from dfwatch.reasons import Reason
 from dfwatch.tracks import Sighting, describe_look, link
 from dfwatch.video import Video, why_nothing_decoded
@@ -61,6 +61,7 @@ class _Harvest:
     frames: list[SampledFrame] = field(default_factory=list)
     sightings: list[list[Sighting]] = field(default_factory=list)
     crops: list[NDArray[np.uint8]] = field(default_factory=list)
+    thumbnails: list[NDArray[np.uint8]] = field(default_factory=list)
     measured: Measured = field(default_factory=Measured)
 
 
@@ -102,9 +103,13 @@ class MediaReader:
         reader: Limits and sampling.
         faces: Face search.
         finder: The face detector.
+        thumbnail_side_px: Longer side of the thumbnails to keep of each frame; 0 keeps none.
     """
 
-    def __init__(self, reader: ReaderSettings, faces: FaceSettings, finder: FaceFinder) -> None:
+    def __init__(
+        self, reader: ReaderSettings, faces: FaceSettings, finder: FaceFinder, *, thumbnail_side_px: int = 0
+    ) -> None:
+        self._thumbnail_side_px = thumbnail_side_px
         self._reader = reader
         self._faces = faces
         self._finder = finder
@@ -165,6 +170,8 @@ class MediaReader:
         harvest.frames.append(SampledFrame(index, time_s))
         small = picture.search_bgr(self._faces.detect_side_px)
         harvest.measured.add_frame(small)
+        if self._thumbnail_side_px:
+            self._keep_thumbnail(small, picture, harvest)
         scene = eyes.scenes.add(small)
         scale_x, scale_y = picture.width / small.shape[1], picture.height / small.shape[0]
         sightings: list[Sighting] = []
@@ -180,6 +187,14 @@ class MediaReader:
             harvest.measured.add_face(full)
             sightings.append(Sighting(face, describe_look(cut), scene))
         harvest.sightings.append(sightings)
+
+    def _keep_thumbnail(self, small_bgr: NDArray[np.uint8], picture: Picture, harvest: _Harvest) -> None:
+        if harvest.thumbnails:
+            height, width = harvest.thumbnails[0].shape[:2]
+        else:
+            width, height = thumbnail_size(picture.width, picture.height, self._thumbnail_side_px)
+        made = cv2.resize(small_bgr, (width, height), interpolation=cv2.INTER_AREA)
+        harvest.thumbnails.append(np.asarray(made[:, :, ::-1], np.uint8))
 
     def _check_still(self, fd: int, video: Video) -> None:
         extent = Extent.of(video.file)
@@ -280,6 +295,7 @@ class MediaReader:
             quality=quality_flags(info, harvest.measured, self._reader.frames, tally),
             warnings=warnings,
             timings_ms={name: round(value, 3) for name, value in stages.timings_ms.items()},
+            thumbnails=np.stack(harvest.thumbnails) if harvest.thumbnails else None,
         )
 
 

@@ -6,7 +6,8 @@ parent believes nothing: lengths are bounded before a byte is allocated, the JSO
 expected, numbers must be finite and in range, and indices must fit together. There is no pickle anywhere.
 
     request   {"crop": {...}}                                   + descriptor
-    answer    {"ok": {reading without crops, "crops": n}}       + n * side * side * 3 bytes
+    answer    {"ok": {reading without crops, "crops": n,        + n * side * side * 3 bytes
+                      "thumbnails": [height, width] or null}}     + frames * height * width * 3 bytes
               {"error": {"kind", "reason", "cause", "hint"}}
     hello     {"hello": {"pid", "decoder", "confinement": [...], "skipped": [...]}}
 """
@@ -87,8 +88,12 @@ def encode_reading(reading: Reading) -> bytes:
         "quality": [asdict(flag) for flag in reading.quality],
         "warnings": list(reading.warnings),
         "timings_ms": reading.timings_ms,
+        "thumbnails": None if reading.thumbnails is None else list(reading.thumbnails.shape[1:3]),
     }
-    return pack({"ok": body}, np.ascontiguousarray(reading.crops).tobytes())
+    blob = np.ascontiguousarray(reading.crops).tobytes()
+    if reading.thumbnails is not None:
+        blob += np.ascontiguousarray(reading.thumbnails).tobytes()
+    return pack({"ok": body}, blob)
 
 
 def encode_error(error: MediaError) -> bytes:
@@ -167,7 +172,9 @@ def media_error(kind: str, reason: Reason, cause: str, hint: str, subject: str) 
     return cls("reading", subject, cause, reason=reason, hint=hint)
 
 
-def decode_reading(fields: object, blob: bytes, crop: CropSpec, max_frames: int, max_faces: int) -> Reading:
+def decode_reading(
+    fields: object, blob: bytes, crop: CropSpec, max_frames: int, max_faces: int, *, thumbnail_side_px: int = 0
+) -> Reading:
     """The reading of a successful answer.
 
     Args:
@@ -176,6 +183,7 @@ def decode_reading(fields: object, blob: bytes, crop: CropSpec, max_frames: int,
         crop: What was asked for.
         max_frames: Frames that were asked for.
         max_faces: Faces allowed in one frame.
+        thumbnail_side_px: Longer side allowed for thumbnails; 0: none were asked for.
 
     Raises:
         ProtocolError: Anything that an honest child would not say.
@@ -184,14 +192,20 @@ def decode_reading(fields: object, blob: bytes, crop: CropSpec, max_frames: int,
     video = _video(body.get("video"))
     sampling = _sampling(body.get("sampling"), max_frames)
     count = _integer(body.get("crops"), "crops", 0, max_frames * max_faces)
-    if len(blob) != count * crop.size_px * crop.size_px * 3:
-        raise ProtocolError(f"{len(blob)} bytes for {count} crops of {crop.size_px} pixels")
+    size = _thumbnail_size(body.get("thumbnails"), thumbnail_side_px)
+    crops_bytes = count * crop.size_px * crop.size_px * 3
+    thumbnails_bytes = 0 if size is None else sampling.decoded * size[0] * size[1] * 3
+    if len(blob) != crops_bytes + thumbnails_bytes:
+        raise ProtocolError(f"{len(blob)} bytes for {count} crops of {crop.size_px} pixels and thumbnails of {size}")
     tracks = _tracks(body.get("tracks"), sampling, count, max_faces)
     return Reading(
         video=video,
         sampling=sampling,
         tracks=tracks,
-        crops=np.frombuffer(blob, np.uint8).reshape(count, crop.size_px, crop.size_px, 3),
+        crops=np.frombuffer(blob, np.uint8, crops_bytes).reshape(count, crop.size_px, crop.size_px, 3),
+        thumbnails=None
+        if size is None
+        else np.frombuffer(blob, np.uint8, thumbnails_bytes, crops_bytes).reshape(sampling.decoded, *size, 3),
         decoder=_text(body.get("decoder"), "decoder"),
         quality=tuple(
             QualityFlag(_text(flag.get("flag"), "flag"), _text(flag.get("detail"), "detail"))
@@ -203,6 +217,16 @@ def decode_reading(fields: object, blob: bytes, crop: CropSpec, max_frames: int,
             for name, value in _object(body.get("timings_ms"), "timings_ms").items()
         },
     )
+
+
+def _thumbnail_size(value: object, side_px: int) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    size = _list(value, "thumbnails", 2)
+    if len(size) != 2 or not side_px:
+        raise ProtocolError("thumbnails that nobody asked for")
+    height, width = (_integer(side, "thumbnail side", 1, side_px) for side in size)
+    return height, width
 
 
 def _video(fields: object) -> VideoInfo:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dfwatch.inference.heat import heat_maps
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -63,13 +65,27 @@ class Engine:
             scores: NDArray[np.float32] = torch.cat(results).cpu().numpy()
         return scores
 
-    def _forward(self, pixels: Tensor) -> Tensor:
-        """p(fake) (n,) of pixels (n, side, side, 3), uint8, RGB."""
+    def heat_maps(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """float32 (n, side, side), 0 to 1: see ``inference.heat``; whatever torch raises passes through."""
+        results = []
+        with _repeatable(self.device):
+            for start in range(0, len(crops), self.batch_size):
+                chunk = torch.from_numpy(np.array(crops[start : start + self.batch_size])).to(self.device)
+                results.append(heat_maps(self.network, self._normalised(chunk), self.output))
+        side = self.input_spec.size_px
+        return np.concatenate(results) if results else np.empty((0, side, side), np.float32)
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        """What the network takes of pixels (n, side, side, 3), uint8, RGB."""
         if self.input_spec.channel_order == "bgr":
             pixels = pixels.flip(3)
         # The permuted view is already laid out as channels_last: no copy.
         x = pixels.permute(0, 3, 1, 2).float() * self._scale + self._shift
-        logits: Tensor = self.network(x.to(self.dtype)).float()
+        return x.to(self.dtype)
+
+    def _forward(self, pixels: Tensor) -> Tensor:
+        """p(fake) (n,) of pixels (n, side, side, 3), uint8, RGB."""
+        logits: Tensor = self.network(self._normalised(pixels)).float()
         if self.output.kind == "softmax":
             return logits.softmax(dim=1)[:, self.output.fake_index]
         # sigmoid(-z) instead of 1 - sigmoid(z) keeps small values exact.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 from dfwatch.disposal import close, put_away
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from dfwatch.jobs.ticket import Patience, Ticket
     from dfwatch.journal import Journal
     from dfwatch.judge import Scorer
+    from dfwatch.reading import Reading
     from dfwatch.storage.layout import Layout
     from dfwatch.verdict import Decision
 
@@ -47,6 +49,7 @@ class Publisher:
     ) -> None:
         self._layout = layout
         self._journal = journal
+        self._scorer = scorer
         self._bundle = scorer.bundle
         self._runtime = runtime_of(scorer)
         self._patience = patience
@@ -103,7 +106,7 @@ class Publisher:
             check_unchanged(ticket.fd, job.source, job.dropped.shown, ticket.fingerprint)
             size_bytes = ticket.fingerprint.size_bytes
         ticket.timer.lap("verdict")
-        return build(
+        document = build(
             ticket.status,
             Subject(job.dropped, size_bytes, ticket.sha256, job.received_at, job.evidence),
             Run(job.id, ticket.attempt, self._bundle, self._runtime, ticket.timer.stages_ms),
@@ -111,6 +114,29 @@ class Publisher:
             decision=decision,
             refusal=ticket.refusal,
         )
+        if reading is not None and decision is not None and settings.evidence.enabled:
+            self._add_evidence(ticket, document, reading, decision, settings)
+        return document
+
+    def _add_evidence(
+        self, ticket: Ticket, document: dict[str, Any], reading: Reading, decision: Decision, settings: Settings
+    ) -> None:
+        """Publish the evidence, ahead of the sidecar that refers to it."""
+        if str(decision.label) not in settings.evidence.verdicts:
+            return
+        # Loads OpenCV's drawing, which nobody needs who does not want evidence.
+        from dfwatch.evidence.folder import publish_folder  # noqa: PLC0415
+        from dfwatch.evidence.maker import make  # noqa: PLC0415
+
+        job = ticket.job
+        described, files = make(document, reading, decision, self._scorer, settings.evidence)
+        base = sidecar_base(self._layout, ticket.status, decision.label, settings.outcome)
+        folder = self._patience.until_done(lambda: publish_folder(base, job.dropped, job.id, files), STAGE)
+        document["evidence"] = {**described, "folder": os.path.basename(folder)}
+        ticket.timer.lap("evidence")
+        spent_ms = round(ticket.timer.stages_ms["evidence"], 1)
+        timings: dict[str, float] = document["timings_ms"]
+        timings |= {"evidence": spent_ms, "total": round(timings["total"] + spent_ms, 1)}
 
     def _note(self, ticket: Ticket, document: dict[str, Any], status: Status) -> None:
         self._journal.published(
