@@ -47,5 +47,5 @@ $(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.developer: pyproject.toml | $(VENV)/bin/python
 	@echo "Installing dfwatch and what its tests need (several GB the first time) ..."
-	$(BIN)/python -m pip install --quiet --editable '.[train]' --group dev
+	$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev
 	@touch $@ $(VENV)/.installed
