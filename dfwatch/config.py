@@ -292,6 +292,27 @@ class JobSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionSettings:
+    """What is removed when it has been kept for long enough; 0 keeps it for ever.
+
+    Nothing goes that a sink has yet to take, and nothing from failed/ or quarantine/.
+    """
+
+    done_max_age_days: float = setting(0.0, doc="Days that a file stays in done/; 0: for ever.", minimum=0.0)
+    done_max_files: int = setting(0, doc="At most so many files in done/, the newest; 0: any number.", minimum=0)
+    done_max_bytes: int = setting(0, doc="At most so many bytes in done/; 0: any number.", minimum=0)
+    results_max_age_days: float = setting(0.0, doc="Days that a sidecar stays; 0: for ever.", minimum=0.0)
+    results_max_files: int = setting(0, doc="At most so many sidecars, the newest; 0: any number.", minimum=0)
+    results_max_bytes: int = setting(0, doc="At most so many bytes of sidecars; 0: any number.", minimum=0)
+    journal_max_age_days: float = setting(
+        0.0, doc="Days that the journal remembers a job that has ended; 0: for ever.", minimum=0.0
+    )
+    journal_max_jobs: int = setting(
+        0, doc="At most so many ended jobs in the journal, the newest; 0: any number.", minimum=0
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogSettings:
     """What is logged, and how."""
 
@@ -415,6 +436,9 @@ class Settings:
         factory=OutcomeSettings, doc="What happens to a file once its sidecar is durable."
     )
     jobs: JobSettings = setting(factory=JobSettings, doc="Attempts, and stopping.")
+    retention: RetentionSettings = setting(
+        factory=RetentionSettings, doc="What is removed when it has been kept for long enough."
+    )
     sinks: list[SinkSettings] = setting(
         factory=list,
         doc="Where outcomes go besides their sidecars, e.g. [{type: jsonl, path: /var/log/verdicts.jsonl}]. "

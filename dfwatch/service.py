@@ -28,7 +28,9 @@ from dfwatch.jobs.dispatcher import Dispatcher
 from dfwatch.jobs.obstacles import Obstacles
 from dfwatch.journal import Journal, State
 from dfwatch.operation.heartbeat import Heartbeat, Watchdog
+from dfwatch.operation.privileges import keep_capabilities_from_children
 from dfwatch.operation.reporting import Reporter
+from dfwatch.operation.retention import Retention
 from dfwatch.operation.vitals import Inbox, Phase
 from dfwatch.operation.wake import Wake
 from dfwatch.pipeline import Pipeline
@@ -115,6 +117,7 @@ class Service:
         Raises:
             DfwatchError: The service could not start, or cannot go on.
         """
+        keep_capabilities_from_children()
         self._layout.create()
         lock = RootLock(self._layout.lock)
         try:
@@ -246,6 +249,7 @@ class Service:
     # -- the loop ------------------------------------------------------------------------------------------------------
 
     def _loop(self, journal: Journal, pipeline: Pipeline, watcher: Watcher) -> None:
+        retention = Retention(journal)
         while not self._terminations and self._failure is None:
             if self._reload_wanted:
                 self._reload_wanted = False
@@ -255,6 +259,7 @@ class Service:
             self._check_disk()
             if not self._paused:
                 self._take_in(journal, pipeline, watcher)
+            retention.tend(self._settings.retention)
             self._heartbeat.beat(_WATCHER)
             self._tell(pipeline)
             self._wake.wait(min(_LOOP_INTERVAL_S, watcher.wait_s()))

@@ -1,0 +1,197 @@
+"""What is pruned and what never is, by a real journal and real files; and once by the service."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from dfwatch.config import RetentionSettings
+from dfwatch.journal import JobRow, Journal
+from dfwatch.operation import retention
+from dfwatch.operation.retention import Retention, Swept
+from dfwatch.reasons import Status
+from dfwatch.storage import stamps
+from dfwatch.storage.layout import DroppedName
+from tests.reliability.world import World
+
+DAY_S = 86400.0
+
+
+@dataclass
+class FakeClock:
+    now_s: float = 1_800_000_000.0
+    since_boot_s: float = 1000.0
+
+    def time(self) -> float:
+        return self.now_s
+
+    def monotonic(self) -> float:
+        return self.since_boot_s
+
+    def pass_days(self, days: float) -> None:
+        self.now_s += days * DAY_S
+        self.since_boot_s += days * DAY_S
+
+
+class Bench:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self.clock = FakeClock()
+        self.journal = Journal(str(folder / "journal.sqlite3"))
+        self.retention = Retention(self.journal, self.clock)
+        clock = self.clock
+
+        class Now(datetime):
+            @classmethod
+            def now(cls, tz: object = None) -> datetime:
+                del tz
+                return datetime.fromtimestamp(clock.now_s, UTC)
+
+        monkeypatch.setattr(stamps, "datetime", Now)
+
+    def ended(self, name: str, *, status: Status = Status.DONE, sinks: tuple[str, ...] = (), size: int = 100) -> None:
+        media, sidecar = self.folder / name, self.folder / f"{name}.json"
+        media.write_bytes(bytes(size))
+        sidecar.write_bytes(bytes(10))
+        self.journal.add(name, DroppedName("", name), received_at="2026", size_bytes=size, evidence=())
+        self.journal.published(
+            name, status, sidecar=str(sidecar), sha256=None, verdict="REAL" if status is Status.DONE else None,
+            p_fake=None, reason=None, detail=None, document={"job_id": name}, sinks=sinks,
+        )  # fmt: skip
+        self.journal.closed(name, media=str(media))
+
+    def sweep(self, **limits: float) -> Swept:
+        return self.retention.sweep(RetentionSettings(**limits))  # type: ignore[arg-type]
+
+    def left(self) -> set[str]:
+        return {path.name for path in self.folder.iterdir() if "journal" not in path.name}
+
+    def row(self, name: str) -> JobRow | None:
+        return self.journal.job(name)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    made = Bench(tmp_path, monkeypatch)
+    yield made
+    made.journal.close()
+
+
+def test_everything_is_kept_unless_told_otherwise(bench: Bench) -> None:
+    bench.ended("a")
+    bench.clock.pass_days(10_000)
+    assert bench.sweep().total == 0
+    assert bench.left() == {"a", "a.json"}
+
+
+def test_by_age(bench: Bench) -> None:
+    bench.ended("old")
+    bench.clock.pass_days(2)
+    bench.ended("new")
+    bench.clock.pass_days(0.5)
+    assert bench.sweep(done_max_age_days=1, results_max_age_days=2.4, journal_max_age_days=5) == Swept(1, 1, 0)
+    assert bench.left() == {"new", "new.json"}
+    bench.clock.pass_days(5)
+    assert bench.sweep(done_max_age_days=1, results_max_age_days=1, journal_max_age_days=5) == Swept(1, 1, 2)
+    assert bench.row("old") is bench.row("new") is None
+
+
+def test_by_number_and_by_size_the_newest_stay(bench: Bench) -> None:
+    for number in range(5):
+        bench.ended(str(number))
+        bench.clock.pass_days(0.01)
+    assert bench.sweep(done_max_files=4) == Swept(1)
+    assert bench.sweep(done_max_bytes=250, results_max_files=3) == Swept(2, 2)
+    assert bench.sweep(results_max_bytes=25) == Swept(0, 1)
+    assert bench.left() == {"3", "4", "3.json", "4.json"}
+    assert bench.sweep(journal_max_jobs=1) == Swept(0, 0, 4)
+    assert bench.row("4") is not None
+
+
+def test_what_a_sink_has_yet_to_take_stays(bench: Bench) -> None:
+    bench.ended("waits", sinks=("elsewhere",))
+    bench.ended("taken")
+    bench.clock.pass_days(10)
+    assert bench.sweep(done_max_age_days=1, results_max_age_days=1, journal_max_age_days=1) == Swept(1, 1, 1)
+    assert bench.left() == {"waits", "waits.json"}
+    with bench.journal.transaction() as db:
+        db.execute("DELETE FROM outbox")
+    assert bench.sweep(done_max_age_days=1, results_max_age_days=1, journal_max_age_days=1) == Swept(1, 1, 1)
+
+
+def test_what_is_not_closed_and_what_has_no_verdict_stays(bench: Bench) -> None:
+    bench.ended("refused", status=Status.REJECTED)
+    bench.journal.add("in work", DroppedName("", "x"), received_at="2026", size_bytes=1, evidence=())
+    bench.clock.pass_days(10)
+    assert bench.sweep(done_max_age_days=1, journal_max_age_days=1) == Swept(0, 0, 1)
+    assert bench.left() == {"refused", "refused.json"}
+    assert bench.row("in work") is not None
+
+
+def test_a_row_outlives_what_is_yet_to_be_pruned(bench: Bench) -> None:
+    bench.ended("a")
+    bench.clock.pass_days(10)
+    assert bench.sweep(done_max_age_days=100, journal_max_age_days=1).total == 0
+    assert bench.row("a") is not None
+
+
+def test_a_file_that_is_another_now_is_left_alone(bench: Bench) -> None:
+    bench.ended("replaced")
+    (bench.folder / "replaced").write_bytes(b"somebody's own")
+    bench.ended("gone")
+    (bench.folder / "gone").unlink()
+    bench.clock.pass_days(10)
+    assert bench.sweep(done_max_age_days=1).total == 0
+    assert (bench.folder / "replaced").exists()
+    row = bench.row("gone")
+    assert row is not None
+    assert row.media is None
+
+
+@pytest.mark.parametrize("days", [-400, 400])
+def test_a_clock_that_jumps_prunes_nothing(bench: Bench, days: int) -> None:
+    bench.ended("a")
+    bench.clock.now_s += days * DAY_S
+    assert bench.sweep(done_max_age_days=1, results_max_age_days=1, journal_max_age_days=1).total == 0
+    assert bench.sweep(done_max_files=1).total == 0
+
+
+def test_one_sweep_removes_so_many_and_the_next_one_comes_soon(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "MOST_AT_ONCE", 3)
+    for number in range(8):
+        bench.ended(str(number))
+        bench.clock.pass_days(0.01)
+    settings = RetentionSettings(done_max_files=1)
+    bench.retention.tend(settings)
+    assert "3" in bench.left()
+    assert "2" not in bench.left()
+    bench.clock.since_boot_s += 0.5
+    bench.retention.tend(settings)
+    assert "3" in bench.left()
+    bench.clock.since_boot_s += 1.0
+    bench.retention.tend(settings)
+    assert "3" not in bench.left()
+
+
+def test_the_service_prunes(worlds: Callable[..., World]) -> None:
+    world = worlds(retention=RetentionSettings(done_max_files=1, results_max_files=2, journal_max_jobs=1))
+    for number in range(4):
+        (world.inbox / f"{number}.mp4").write_text(f"real {number}")
+    world.start()
+    world.settle()
+    world.stop()
+    # The first sweep comes with the start, the next ones by the minute.
+    world.start()
+    world.wait_for(lambda: '"pruned"' in world.log.read_text(), "the second sweep is over")
+    assert len(world.sidecar_paths()) == 2
+    assert sum(world.put_away().values()) == 1
+    world.stop()
+    with contextlib.closing(sqlite3.connect(os.fspath(world.layout.journal))) as db:
+        assert db.execute("SELECT count(*) FROM jobs").fetchone() == (2,)
