@@ -24,7 +24,7 @@ from dfwatch.operation.vitals import SinkLag
 from dfwatch.redaction import redact_text
 from dfwatch.sinks import Message
 from dfwatch.sinks.filters import wants
-from dfwatch.sinks.registry import build, build_all
+from dfwatch.sinks.registry import build
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -53,13 +53,12 @@ class Dispatcher:
     Raises:
         ConfigError: A sink of unknown type.
         MissingExtraError: A sink's dependency is not installed.
-        SinkError: A sink cannot be made.
     """
 
     def __init__(self, journal_path: str, settings: Sequence[SinkSettings]) -> None:
         self._path = journal_path
         self._settings = list(settings)
-        self._sinks = build_all(settings)
+        self._sinks = {item.name: _made(item) for item in settings if item.enabled}
         self._journal: Journal | None = None
         self._workers: dict[str, _Worker] = {}
         self._leaving: dict[str, _Worker] = {}
@@ -90,12 +89,11 @@ class Dispatcher:
         Raises:
             ConfigError: As the constructor; nothing was changed then.
             MissingExtraError: As the constructor; nothing was changed then.
-            SinkError: As the constructor; nothing was changed then.
         """
         before = {item.name: item for item in self._settings if item.enabled}
         after = {item.name: item for item in settings if item.enabled}
         changed = [item for name, item in after.items() if before.get(name) != item]
-        made = {item.name: build(item) for item in changed}
+        made = {item.name: _made(item) for item in changed}
         self._settings = list(settings)
         for name, item in before.items():
             worker = self._workers.pop(name, None) if item != after.get(name) else None
@@ -138,7 +136,7 @@ class Dispatcher:
             self._journal.close()
         return unfinished
 
-    def _begin(self, settings: SinkSettings, sink: Sink, *, after: _Worker | None) -> None:
+    def _begin(self, settings: SinkSettings, sink: Sink | None, *, after: _Worker | None) -> None:
         if self._journal is None:
             return
         worker = _Worker(settings, sink, Outbox(self._journal), after)
@@ -149,7 +147,7 @@ class Dispatcher:
 class _Worker:
     """The thread of one sink."""
 
-    def __init__(self, settings: SinkSettings, sink: Sink, outbox: Outbox, after: _Worker | None) -> None:
+    def __init__(self, settings: SinkSettings, sink: Sink | None, outbox: Outbox, after: _Worker | None) -> None:
         self.name = settings.name
         self._settings = settings
         self._sink = sink
@@ -192,9 +190,7 @@ class _Worker:
                 if pause_s > 0:
                     self._news.wait(pause_s)
         finally:
-            # Whatever a sink's library thinks of being closed, the service ends.
-            with suppress(Exception):
-                self._sink.close()
+            self._close()
 
     def _resume(self) -> None:
         """A sink that was told to go away stays away until its settings are others than those."""
@@ -232,6 +228,8 @@ class _Worker:
         """Deliver one message; False if the sink needs a pause."""
         message = Message(entry.job, entry.document, entry.queued_at, entry.sidecar)
         try:
+            if self._sink is None:
+                self._sink = build(self._settings)
             self._sink.deliver(message)
         except SinkGoneError as error:
             cause = f"{_fingerprint(self._settings)} {redact_text(error.cause)}"
@@ -249,6 +247,12 @@ class _Worker:
             self._told = ""
         return True
 
+    def _close(self) -> None:
+        # Whatever a sink's library thinks of being closed, the worker goes on, or ends.
+        with suppress(Exception):
+            if self._sink is not None:
+                self._sink.close()
+
     def _insist(self, operation: Callable[[], None]) -> None:
         """Do something in the outbox even if the disk is sick for a while."""
         while True:
@@ -261,8 +265,7 @@ class _Worker:
 
     def _failed(self, entry: Entry, error: SinkError) -> bool:
         text = redact_text(str(error))[:_LONGEST_ERROR]
-        with suppress(Exception):
-            self._sink.close()
+        self._close()
         if not error.retryable or self._given_up(entry):
             _log.error("a message is set aside as dead", sink=self.name, job=entry.job, error=error)
             self._insist(lambda: self._outbox.set_aside(self.name, entry, error=text))
@@ -301,6 +304,15 @@ class _Worker:
         if error.cause != self._told:
             _log.warning(event, sink=self.name, error=error)
         self._told = error.cause
+
+
+def _made(settings: SinkSettings) -> Sink | None:
+    """The sink, or None where its worker is to try again: a secret that is not there must not stop verdicts."""
+    try:
+        return build(settings)
+    except SinkError as error:
+        _log.error("a sink cannot be made yet", sink=settings.name, error=error)
+        return None
 
 
 def _stamp(moment: datetime) -> str:

@@ -13,8 +13,6 @@ from dfwatch.errors import ConfigError
 from dfwatch.sinks import Sink
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from dfwatch.config import SinkSettings
 
 GROUP = "dfwatch.sinks"
@@ -92,8 +90,3 @@ def build(settings: SinkSettings) -> Sink:
         raise ConfigError("making the sink", settings.name, f"no sink of type {settings.type!r} is installed")
     sink: Sink = kind(settings)
     return sink
-
-
-def build_all(settings: Sequence[SinkSettings]) -> dict[str, Sink]:
-    """The enabled sinks by name, as ``build``."""
-    return {item.name: build(item) for item in settings if item.enabled}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mimetypes
+import os
 from contextlib import suppress
 from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,6 +30,9 @@ class S3Settings(SinkSettings):
     endpoint_url: str = setting("", doc="The store's URL; empty: Amazon's.")
     region: str = setting("", doc="Region; empty: what the environment says.")
     access_key_id: str = setting("", doc="Name of the access key; empty: credentials as boto3 finds them.")
+    evidence: bool = setting(
+        default=False, doc="Upload the pictures and the page of the evidence too. They show faces."
+    )
     secret_access_key: str = setting("", doc=f"Where the secret part of that key is kept: {FORMS}.")
 
     def problems(self) -> list[tuple[str, str, str]]:
@@ -45,7 +50,10 @@ class S3Settings(SinkSettings):
 
 
 class S3Sink(Sink):
-    """One object for each outcome, PREFIX YYYY/MM/DD/JOB.json: a second delivery replaces it with the same."""
+    """One object for each outcome, PREFIX YYYY/MM/DD/JOB.json: a second delivery replaces it with the same.
+
+    Evidence goes to PREFIX YYYY/MM/DD/JOB/FILE, as far as it still lies beside the sidecar.
+    """
 
     settings_type: ClassVar[type[SinkSettings]] = S3Settings
 
@@ -67,7 +75,13 @@ class S3Sink(Sink):
     def deliver(self, message: Message) -> None:
         """See ``Sink``."""
         day = message.document["subject"]["received_at"][:10].replace("-", "/")
-        self._put(f"{self._settings.prefix}{day}/{message.key}.json", encode(message.document))
+        key = f"{self._settings.prefix}{day}/{message.key}"
+        if self._settings.evidence:
+            # Ahead of the sidecar, so that whoever sees the sidecar finds what it names.
+            for path in evidence_files(message):
+                with open(path, "rb") as stream:
+                    self._put(f"{key}/{os.path.basename(path)}", stream.read())
+        self._put(f"{key}.json", encode(message.document))
 
     def probe(self) -> str:
         """See ``Sink``. What it writes is overwritten by the next test."""
@@ -83,8 +97,9 @@ class S3Sink(Sink):
             self._client = None
 
     def _put(self, key: str, body: bytes) -> None:
+        kind = mimetypes.guess_type(key)[0] or "application/octet-stream"
         try:
-            self._connect().put_object(Bucket=self._settings.bucket, Key=key, Body=body, ContentType="application/json")
+            self._connect().put_object(Bucket=self._settings.bucket, Key=key, Body=body, ContentType=kind)
         except (self._exceptions.ClientError, self._exceptions.BotoCoreError, OSError, ValueError) as exc:
             self.close()
             raise SinkError("writing to the bucket", self._settings.bucket, exc) from exc
@@ -105,3 +120,17 @@ class S3Sink(Sink):
                 **more,
             )
         return self._client
+
+
+def evidence_files(message: Message) -> list[str]:
+    """Paths of the outcome's evidence: the files of its folder beside the sidecar; none where that is gone."""
+    evidence = message.document.get("evidence")
+    folder = "" if not evidence else os.path.basename(evidence["folder"])
+    if not folder or not message.sidecar:
+        return []
+    top = os.path.join(os.path.dirname(message.sidecar), folder)
+    try:
+        with os.scandir(top) as entries:
+            return sorted(entry.path for entry in entries if entry.is_file(follow_symlinks=False))
+    except OSError:
+        return []

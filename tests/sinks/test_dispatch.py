@@ -54,9 +54,6 @@ class FakeSink(Sink):
 @pytest.fixture(autouse=True)
 def fake_sinks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher_module, "build", FakeSink)
-    monkeypatch.setattr(
-        dispatcher_module, "build_all", lambda settings: {one.name: FakeSink(one) for one in settings if one.enabled}
-    )
     for shared in (FakeSink.taken, FakeSink.behave, FakeSink.running):
         monkeypatch.setattr(FakeSink, next(name for name, value in vars(FakeSink).items() if value is shared), {})
 
@@ -303,6 +300,21 @@ def test_wrong_update_changes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ConfigError):
         dispatcher.update([FakeSettings(name="two")])
     bench.taken("one", bench.publish(range(2), "one"))
+
+
+def test_sink_that_cannot_be_made_yet_stops_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(settings: SinkSettings) -> Sink:
+        if settings.name == "one" and not FakeSink.taken.get("ready"):
+            raise SinkError("reading the secret", "file:/x", "there is no such file")
+        return FakeSink(settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(dispatcher_module, "build", build)
+    bench.start(FakeSettings(name="one"), FakeSettings(name="two"))
+    keys = bench.publish(range(3), "one", "two")
+    bench.taken("two", keys)
+    wait_until(lambda: bench.outbox.state("one").failures, "the failure is noted")
+    FakeSink.taken["ready"] = ["now"]
+    bench.taken("one", keys)
 
 
 def test_stop_is_bounded(bench: Bench) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,7 @@ class Bucket(Destination):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @functools.cache  # noqa: B019 - making one takes longer than the test, which the bucket does not outlive
     def client(self) -> Any:
         return boto3.session.Session().client(
             "s3",
@@ -105,6 +108,29 @@ def test_object_is_the_sidecar_under_its_day(bucket: Bucket) -> None:
     assert key == f"dfwatch/2026/01/02/{message(1).key}.json"
     assert json.loads(body) == message(1).document
     assert bucket.client().head_object(Bucket=bucket.name, Key=key)["ContentType"] == "application/json"
+
+
+def test_evidence_goes_along_if_wanted(bucket: Bucket, tmp_path: Path) -> None:
+    folder = tmp_path / "clip.mp4.evidence"
+    folder.mkdir()
+    (folder / "report.html").write_text("<p>look</p>")
+    (folder / "frame-1.jpg").write_bytes(b"picture")
+    (folder / "link.jpg").symlink_to("/etc/hostname")
+    plain = message(1)
+    document = {**plain.document, "evidence": {"folder": folder.name, "report": "report.html", "frames": []}}
+    sent = replace(plain, document=document, sidecar=str(tmp_path / "clip.mp4.json"))
+    sink = S3Sink(with_values(bucket.settings, evidence=True))  # type: ignore[arg-type]
+    sink.deliver(sent)
+    top = f"dfwatch/2026/01/02/{plain.key}"
+    found = bucket.objects()
+    assert json.loads(found.pop(f"{top}.json")) == document
+    assert found == {f"{top}/frame-1.jpg": b"picture", f"{top}/report.html": b"<p>look</p>"}
+    kind = bucket.client().head_object(Bucket=bucket.name, Key=f"{top}/report.html")["ContentType"]
+    assert kind == "text/html"
+    # Evidence that was pruned meanwhile does not hold up the outcome.
+    sink.deliver(replace(sent, key=message(2).key, sidecar="/nowhere/clip.mp4.json"))
+    sink.close()
+    assert f"dfwatch/2026/01/02/{message(2).key}.json" in bucket.objects()
 
 
 def test_bucket_that_is_not_there(bucket: Bucket) -> None:
