@@ -141,20 +141,20 @@ def verdict_of(bundle: Bundle, p_fake: float) -> str:
 
 
 def judge_videos(
-    judge: Callable[[str], dict[str, Any]],
+    judge: Callable[[str], tuple[dict[str, Any], NDArray[np.uint8] | None]],
     sources: Sequence[Source],
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Judged]:
     """Judge whole videos through the service's reader, detector and verdict.
 
     Args:
-        judge: From a path to the sidecar document (``dfwatch.judge.Judge.judge``).
+        judge: From a path to the sidecar document and a crop to look at (``dfwatch.training.videos.VideoJudge``).
         sources: The videos and what is known of them.
         progress: Called with the number done and the number of all.
     """
     judged = []
     for number, source in enumerate(sources):
-        document = judge(source.path)
+        document, picture = judge(source.path)
         p_fake, p_raw = document.get("p_fake"), document.get("p_fake_raw")
         judged.append(
             Judged(
@@ -167,6 +167,7 @@ def judge_videos(
                 p_fake=float("nan") if p_fake is None else float(p_fake),
                 verdict=str(document.get("verdict") or "FAILED"),
                 faces=sum(len(track["frames"]) for track in document.get("tracks") or ()),
+                picture=picture,
             )
         )
         if progress is not None:

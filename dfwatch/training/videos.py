@@ -18,10 +18,13 @@ from dfwatch.training.landmarks import LandmarkFinder
 from dfwatch.training.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from types import TracebackType
 
+    from numpy.typing import NDArray
+
     from dfwatch.models.bundle import Bundle
+    from dfwatch.reading import Reading
     from dfwatch.training.crops import CutSpec, Source
 
 
@@ -95,13 +98,36 @@ class VideoCutter:
             )
 
 
-@contextlib.contextmanager
-def open_judge(bundle: Bundle, device: str) -> Iterator[Callable[[str], dict[str, Any]]]:
-    """Give a function from a path to the sidecar document, as `dfwatch scan` makes it, with default settings."""
-    from dfwatch.detector import Detector  # noqa: PLC0415 - torch is needed for judging only
-    from dfwatch.judge import Judge  # noqa: PLC0415
+class VideoJudge:
+    """Judges videos as `dfwatch scan` does, with default settings, and remembers a crop of the last one to look at."""
 
+    def __init__(self, reader: Reader, bundle: Bundle, device: str) -> None:
+        from dfwatch.detector import Detector  # noqa: PLC0415 - torch is needed for judging only
+        from dfwatch.judge import Judge  # noqa: PLC0415
+
+        self._reader = reader
+        self._judge = Judge(Settings(), self, Detector.load(bundle, ModelSettings(device=device)))
+        self._reading: Reading | None = None
+
+    def read(self, fd: int, crop: CropSpec) -> Reading:
+        """Read for the judge, and remember."""
+        self._reading = self._reader.read(fd, crop)
+        return self._reading
+
+    def __call__(self, path: str) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
+        """Return the sidecar document of a file, and the middle crop of its longest face track, if there is one."""
+        self._reading = None
+        document = self._judge.judge(path)
+        reading = self._reading
+        if reading is None or not reading.tracks:
+            return document, None
+        faces = max(reading.tracks, key=lambda one: len(one.faces)).faces
+        return document, reading.crops[faces[len(faces) // 2].crop_index]
+
+
+@contextlib.contextmanager
+def open_judge(bundle: Bundle, device: str) -> Iterator[VideoJudge]:
+    """Give a judge of videos; its reader process ends with the block."""
     settings = Settings()
-    detector = Detector.load(bundle, ModelSettings(device=device))
     with Reader(settings.reader, settings.faces) as reader:
-        yield Judge(settings, reader, detector).judge
+        yield VideoJudge(reader, bundle, device)

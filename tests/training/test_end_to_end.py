@@ -98,6 +98,9 @@ def test_a_folder_of_videos_becomes_a_bundle_that_judges_videos(videos: Path, pa
     assert figures["confusion"]["REAL"]["NO_FACE"] == 1
     assert figures["confusion"]["FAKE"]["FAILED"] == 1
     assert "flatter" in figures["warning"]
+    page = (out / "report.html").read_text()
+    assert page.count("<figure>") == 8
+    assert "clip0_swap.mp4: 0." in page
 
 
 def test_a_teacher_answers_as_its_network_does(packs: Path, tmp_path: Path) -> None:
