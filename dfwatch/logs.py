@@ -139,7 +139,11 @@ def _formatter(*, console: bool, coloured: bool, stream: TextIO) -> logging.Form
             _errors_as_text,
             _clean(console=True),
             structlog.dev.ConsoleRenderer(
-                colors=coloured, timestamp_key="time", exception_formatter=structlog.dev.plain_traceback
+                colors=coloured,
+                timestamp_key="time",
+                exception_formatter=structlog.dev.plain_traceback,
+                # The caller puts first what a person looks for first.
+                sort_keys=False,
             ),
         ]
     else:

@@ -409,7 +409,6 @@ class Service:
         video, sampling = document["video"] or {}, document["sampling"] or {}
         _log.info(
             "finished",
-            job=job.id,
             name=job.dropped.relative,
             status=document["status"],
             verdict=document["verdict"],
@@ -420,6 +419,7 @@ class Service:
             frames=sampling.get("decoded"),
             duration_s=video.get("duration_s"),
             size_bytes=document["subject"]["size"],
+            job=job.id,
             attempt=document["attempt"],
             timings_ms=document["timings_ms"],
             sidecar=sidecar,
