@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dfwatch.errors import BundleError
+from dfwatch.models import efficientnet_lite
 from dfwatch.models.resnext import FEATURES, ResNeXt50
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def _nasnetalarge(num_outputs: int = 2, drop_rate: float = 0.5) -> nn.Module:
 
 def _efficientnet_lite(size: int) -> Callable[..., nn.Module]:
     def build_lite(num_outputs: int = 2, drop_rate: float = 0.2, drop_path_rate: float = 0.0) -> nn.Module:
-        return _timm(f"tf_efficientnet_lite{size}", num_outputs, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+        classifier = DropoutLinear(efficientnet_lite.FEATURES, num_outputs, drop_rate)
+        return efficientnet_lite.EfficientNetLite(size, classifier, drop_path_rate)
 
     return build_lite
 

@@ -59,6 +59,30 @@ def test_resnext50_is_torchvisions_bit_for_bit() -> None:
     assert torch.equal(theirs(pictures), ours(pictures))
 
 
+@pytest.mark.parametrize("size", [0, 1, 2])
+def test_efficientnet_lite_is_timms_bit_for_bit(size: int) -> None:
+    import timm
+
+    theirs = timm.create_model(f"tf_efficientnet_lite{size}", num_classes=2)
+    ours = seeded_network(f"efficientnet_lite{size}", 64)
+    assert list(theirs.state_dict()) == list(ours.state_dict())
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    for side_px in (64, 75, 112):
+        pictures = torch.rand(2, 3, side_px, side_px, generator=torch.Generator().manual_seed(1))
+        with torch.inference_mode():
+            assert torch.equal(theirs.eval()(pictures), ours.eval()(pictures))
+    ours = build(f"efficientnet_lite{size}", {"drop_rate": 0.0})
+    ours.load_state_dict(theirs.state_dict())
+    assert torch.equal(theirs.train()(pictures), ours.train()(pictures))
+
+
+def test_stochastic_depth_skips_blocks_in_training_only() -> None:
+    network = build("efficientnet_lite0", {"drop_rate": 0.0, "drop_path_rate": 0.9})
+    pictures = torch.rand(4, 3, 64, 64)
+    assert not torch.equal(network.train()(pictures), network(pictures))
+    assert torch.equal(network.eval()(pictures), network(pictures))
+
+
 def test_dropout_stands_before_the_classifier_in_training_only() -> None:
     network = build("resnext50_32x4d", {"drop_rate": 0.5})
     assert {"fc.weight", "fc.bias"} <= network.state_dict().keys()
