@@ -350,6 +350,26 @@ class EvidenceSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProvenanceSettings:
+    """C2PA content credentials; needs the extra ``c2pa``."""
+
+    enabled: bool = setting(
+        default=False,
+        doc="Report who signed a file and what they claim of it (C2PA), apart from the verdict and never part of it.",
+        restart=True,
+    )
+    time_limit_s: float = setting(
+        20.0, doc="Time limit for one file; its signature covers every byte.", minimum=1.0, maximum=600.0, restart=True
+    )
+    trust_anchors: str = setting(
+        "",
+        doc="PEM file of root certificates whose signers you trust; empty: a signature is checked, the signer is not.",
+        restart=True,
+        path=True,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsSettings:
     """Metrics for Prometheus, and health checks; needs the extra ``metrics``."""
 
@@ -447,6 +467,9 @@ class Settings:
     )
     log: LogSettings = setting(factory=LogSettings, doc="What is logged, and how.")
     evidence: EvidenceSettings = setting(factory=EvidenceSettings, doc="Pictures and a page for people.")
+    provenance: ProvenanceSettings = setting(
+        factory=ProvenanceSettings, doc="C2PA content credentials; needs pip install 'dfwatch[c2pa]'."
+    )
     metrics: MetricsSettings = setting(
         factory=MetricsSettings,
         doc="Metrics for Prometheus, and health checks; needs pip install 'dfwatch[metrics]'.",

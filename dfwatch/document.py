@@ -98,6 +98,7 @@ def build(
     reading: Reading | None = None,
     decision: Decision | None = None,
     refusal: Refusal | None = None,
+    provenance: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole document, ready for ``encode``.
 
@@ -108,6 +109,7 @@ def build(
         reading: What the reader found; None for a file that could not be read.
         decision: The verdict; None together with ``refusal``.
         refusal: Why there is no verdict.
+        provenance: What the file's content credentials say; no part of the decision.
     """
     return {
         "schema_version": SCHEMA_VERSION,
@@ -136,6 +138,7 @@ def build(
         "timings_ms": _timings(run, reading),
         "attempt": run.attempt,
         "evidence": None,
+        "provenance": provenance,
         "warnings": [*(reading.warnings if reading else ()), *(decision.warnings if decision else ())],
         "limits": _limits(decision, run.bundle),
     }

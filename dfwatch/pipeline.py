@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from dfwatch.jobs.ticket import Observer
     from dfwatch.journal import Journal
     from dfwatch.judge import Scorer
+    from dfwatch.provenance.credentials import Credentials
     from dfwatch.storage.layout import Layout
 
 _LONGEST_RETRY_DELAY_S: Final = 60.0
@@ -81,6 +82,7 @@ class Pipeline:
         readers: Number of reader threads.
         observer: Who is told how things go.
         recipients: The sinks that an outcome goes to.
+        credentials: Reads content credentials; None where nobody asked for them.
     """
 
     def __init__(
@@ -94,9 +96,11 @@ class Pipeline:
         readers: int,
         observer: Observer,
         recipients: Callable[[Mapping[str, Any]], Sequence[str]] = lambda _document: (),
+        credentials: Credentials | None = None,
     ) -> None:
         self._journal = journal
         self._settings = settings
+        self._credentials = credentials
         self._scorer = scorer
         self._observer = observer
         self._capacity = 2 * readers + 2
@@ -289,6 +293,7 @@ class Pipeline:
             self._observer.busy(stage, settings.reader.time_limit_s + _READING_SLACK_S)
             ticket.reading = reader.read(ticket.fd, self._scorer.bundle.crop)
             crash_point("job.read")
+            self._read_credentials(ticket, ticket.fd, stage)
         except ReaderStartError as error:
             # The machine's trouble; were it counted, a moment without memory would send every file to quarantine.
             return self._wait_out(ticket, "the reader's process cannot be started", error)
@@ -314,6 +319,14 @@ class Pipeline:
         self._tell(ticket, event, cause=str(error), delay_s=delay_s)
         self._again(ticket, delay_s, refund=True)
         return False
+
+    def _read_credentials(self, ticket: Ticket, fd: int, stage: str) -> None:
+        if self._credentials is None:
+            return
+        self._observer.busy(stage, self._settings.provenance.time_limit_s + _READING_SLACK_S)
+        ticket.timer.restart()
+        ticket.provenance = self._credentials.read(fd, ticket.job.dropped.name)
+        ticket.timer.lap("provenance")
 
     def _stands_still(self, ticket: Ticket, now: Fingerprint) -> bool:
         """Whether a file that changed during an earlier attempt has not changed since."""

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from dfwatch.intake import Job
     from dfwatch.judge import Scorer
     from dfwatch.pipeline import Reader
+    from dfwatch.provenance.credentials import Credentials
     from dfwatch.watcher import Candidate
 
 _log = structlog.get_logger(__name__)
@@ -93,6 +94,7 @@ class Service:
         self._heartbeat = Heartbeat()
         self._watchdog = Watchdog(self._heartbeat, self._notifier, watchdog_interval_s())
         self._wake = Wake()
+        self._credentials = _credentials(settings)
         self._dispatcher = Dispatcher(self._layout.journal, settings.sinks)
         self._terminations = 0
         self._reload_wanted = False
@@ -142,6 +144,7 @@ class Service:
                 readers=reader_processes(self._settings.reader),
                 observer=self,
                 recipients=self._dispatcher.recipients,
+                credentials=self._credentials,
             )
             watcher = Watcher(self._layout.inbox, self._settings.watch, self._wake)
             self._heartbeat.register(_WATCHER, _USUAL_ALLOWANCE_S)
@@ -450,3 +453,11 @@ class Service:
     def slot_free(self) -> None:
         """See ``ticket.Observer``."""
         self._wake.set()
+
+
+def _credentials(settings: Settings) -> Credentials | None:
+    if not settings.provenance.enabled:
+        return None
+    from dfwatch.provenance.credentials import Credentials  # noqa: PLC0415 - an extra
+
+    return Credentials(settings.provenance)

@@ -90,6 +90,7 @@ def page(document: Mapping[str, Any], pictures: Mapping[str, bytes], frames: Seq
 {_notes(document)}
 {chart}
 {shown}
+{_provenance(document)}
 <h2>How it was judged</h2>
 <dl>{_facts(document)}</dl>
 </main>
@@ -125,6 +126,19 @@ def _figure(data: bytes, alt: str, caption: str) -> str:
     return f'<figure><img src="{source}" alt="{alt}"><figcaption>{caption}</figcaption></figure>'
 
 
+def _provenance(document: Mapping[str, Any]) -> str:
+    told = document["provenance"]
+    if told is None:
+        return ""
+    facts = {
+        "Signed by": told["signed_by"],
+        "Signed at": told["signed_at"],
+        "Made with": told["made_with"],
+        "The signer says": "; ".join(" ".join(filter(None, action.values())) for action in told["actions"]),
+    }
+    return f"<h2>Content credentials</h2><p>{escape(told['note'])}</p><dl>{_pairs(facts)}</dl>"
+
+
 def _facts(document: Mapping[str, Any]) -> str:
     video, sampling, limits = document["video"], document["sampling"], document["thresholds"]
     model, runtime, subject = document["model"], document["runtime"], document["subject"]
@@ -140,4 +154,8 @@ def _facts(document: Mapping[str, Any]) -> str:
         "SHA-256 of the file": subject["sha256"] or "",
         "Job": document["job_id"],
     }
+    return _pairs(facts)
+
+
+def _pairs(facts: Mapping[str, str | None]) -> str:
     return "".join(f"<dt>{label}</dt><dd>{escape(text)}</dd>" for label, text in facts.items() if text)

@@ -113,6 +113,7 @@ class Publisher:
             reading=reading,
             decision=decision,
             refusal=ticket.refusal,
+            provenance=ticket.provenance if reading is not None else None,
         )
         if reading is not None and decision is not None and settings.evidence.enabled:
             self._add_evidence(ticket, document, reading, decision, settings)

@@ -74,6 +74,7 @@ class Ticket:
         refusal: Why there is no verdict.
         document: The sidecar document, once it is built.
         sidecar: Path of the sidecar, once it is durable.
+        provenance: The document's ``provenance`` section; None where nobody asked for it.
         timer: Milliseconds by stage.
     """
 
@@ -88,6 +89,7 @@ class Ticket:
     refusal: Refusal | None = None
     document: dict[str, Any] | None = None
     sidecar: str | None = None
+    provenance: dict[str, Any] | None = None
     timer: Timer = field(default_factory=Timer)
 
     def close(self) -> None:

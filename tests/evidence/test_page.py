@@ -79,6 +79,21 @@ def test_a_name_is_text_and_nothing_else(name: str) -> None:
     assert "<script" not in text
 
 
+def test_content_credentials_have_a_place_of_their_own() -> None:
+    assert "Content credentials" not in page(fake(), {}, [])
+    told = {
+        "note": "That means nothing.",
+        "signed_by": "<b>Nobody</b>",
+        "signed_at": None,
+        "made_with": "Editor",
+        "actions": [{"action": "c2pa.created", "source_type": None}],
+    }
+    text = page({**fake(), "provenance": told}, {}, [])
+    assert "&lt;b&gt;Nobody&lt;/b&gt;" in text
+    assert "That means nothing." in text
+    assert "c2pa.created" in text
+
+
 def test_the_page_of_a_video_without_a_face() -> None:
     from dfwatch.document import build
     from tests.test_document import SUBJECT
