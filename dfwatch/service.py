@@ -153,6 +153,7 @@ class Service:
             self._recover(journal, pipeline, watcher)
             self._kept = journal.kept()
             watcher.start()
+            self._reporter.running(scorer, lambda: pipeline.load, watcher.health)
             self._announce(scorer)
             try:
                 self._loop(journal, pipeline, watcher)

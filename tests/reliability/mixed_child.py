@@ -18,7 +18,7 @@ PREFIX = b"FAULT "
 
 class Mixed:
     def __init__(self, settings: ReaderSettings, faces: FaceSettings) -> None:
-        self._real: Any = reader_child._real_reader(settings, faces)
+        self._real: Any = reader_child._real_reader(settings, faces, thumbnail_side_px=0)
         self._faulty = FaultyReader(settings, faces)
 
     def read(self, fd: int, crop: Any) -> Any:
