@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from dfwatch.errors import ReaderStartError
+from dfwatch.reading import CropSpec, Reading
+from dfwatch.reasons import Reason
 from tests.reliability.world import ERRNOS, OPERATIONS, World, below
+from tests.service.scripted import ScriptedReader
 
 Make = Callable[..., World]
 
@@ -192,3 +196,50 @@ def test_files_that_cannot_be_renamed_without_replacing_are_linked(world: World)
     world.settle()
     assert world.put_away() == Counter(["real"])
     assert len(world.sidecars()) == 1
+
+
+def test_a_reader_that_cannot_be_started_is_no_files_fault(worlds: Make) -> None:
+    """No memory, no processes: the machine's trouble, told and waited out, and no attempt of any file."""
+    world = worlds(jobs={"max_attempts": 1})
+    trouble = world.folder / "no memory"
+    trouble.touch()
+
+    class Starved(ScriptedReader):
+        def read(self, fd: int, crop: CropSpec) -> Reading:
+            if trouble.exists():
+                raise ReaderStartError("starting", "it", "cannot allocate memory", reason=Reason.READER_CRASHED)
+            return super().read(fd, crop)
+
+    world.make_reader = Starved
+    world.start()
+    drop(world, "clip.mp4", "real")
+    told = world.wait_for(lambda: world.health().get("trouble"), "status says so")
+    assert "cannot allocate memory" in told
+    time.sleep(1.2)
+    assert world.sidecars() == {}
+    trouble.unlink()
+    world.settle()
+    [document] = world.sidecars().values()
+    assert (document["verdict"], document["attempt"]) == ("REAL", 1)
+    world.wait_for(lambda: not troubles(world), "nothing is said any more")
+
+
+def test_a_device_that_is_lost_makes_no_wrong_verdict(world: World) -> None:
+    """The service ends, blames nobody, and the next start judges what was in work, the file that met it too."""
+    for number in range(3):
+        drop(world, f"{number}.mp4", f"real {number}")
+    drop(world, "lost.mp4", "lost")
+    world.start()
+    [status] = world.wait_for(world.ended_or_none, "it ends")
+    assert status != 0
+    assert not [path for path in world.sidecars() if "lost" in path]
+    for path in (world.root / "work").glob("*/source"):
+        if path.read_text() == "lost":
+            path.write_text("fake")
+    world.start()
+    world.settle()
+    documents = {document["subject"]["name"]: document for document in world.sidecars().values()}
+    assert {name: document["verdict"] for name, document in documents.items()} == {
+        "0.mp4": "REAL", "1.mp4": "REAL", "2.mp4": "REAL", "lost.mp4": "FAKE",
+    }  # fmt: skip
+    assert {document["attempt"] for document in documents.values()} == {1}

@@ -128,6 +128,7 @@ class World:
         self.log = self.folder / "log.jsonl"
         self.complaints = self.folder / "complaints"
         self.faults = Faults()
+        self.make_reader: Callable[[], ScriptedReader] = ScriptedReader
         self.pid = 0
         watch = {"quiet_s": 0.05, "empty_quiet_s": 0.05, "short_quiet_s": 0.05, "scan_interval_s": 0.05}
         self.settings = Settings(
@@ -180,7 +181,7 @@ class World:
         return Service(
             self.settings,
             make_scorer=lambda _settings: ScriptedScorer(),
-            make_reader=lambda _settings: ScriptedReader(),
+            make_reader=lambda _settings: self.make_reader(),
             reload_settings=lambda: self.settings,
         ).run()
 
