@@ -100,11 +100,24 @@ def test_health_checks_tell_a_pause_from_a_hang(daemons: Make) -> None:
     assert get(address, "/healthz?verbose")[0] == 200
 
 
-def test_ages_grow_while_the_service_hangs(daemons: Make) -> None:
+def test_an_inbox_that_is_gone_makes_it_unready(daemons: Make) -> None:
     daemon = daemons(LISTEN).start()
     address = address_of(daemon)
     (daemon.root / "inbox").rename(daemon.root / "elsewhere")
     wait_for(lambda: get(address, "/readyz")[0] == 503, "an inbox that is gone makes it unready")
+
+
+def test_ages_are_asked_for_at_each_scrape() -> None:
+    from dfwatch.operation.metrics import Metrics
+    from dfwatch.operation.vitals import SinkLag, Vitals
+
+    ages = iter((1.0, 200.0))
+    metrics = Metrics(lambda: Vitals(scan_age_s=next(ages), sinks=(SinkLag("webhook", 3, 1, 50.0),)))
+    first, second = (samples(metrics.exposition().decode()) for _ in range(2))
+    assert (first["dfwatch_scan_age_seconds",], second["dfwatch_scan_age_seconds",]) == (1.0, 200.0)
+    assert second["dfwatch_sink_lag_seconds", "webhook"] == 50.0
+    assert second["dfwatch_sink_pending", "webhook"] == 3
+    assert second["dfwatch_sink_dead", "webhook"] == 1
 
 
 def test_it_answers_while_it_stops(daemons: Make) -> None:
