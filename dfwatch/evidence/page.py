@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 HEAT_NOTE: Final = "where the model looked, not proof"
 # Each map is scaled to its own peak, which a picture cannot show.
-_HEAT_CAPTION: Final = f"{HEAT_NOTE}. Bright: most of what speaks for FAKE, however little that is."
+_HEAT_CAPTION: Final = f"{HEAT_NOTE}. Bright: most of what speaks for FAKE, however little that is. Dark: nothing does."
 _COLOURS: Final = {"FAKE": "#b3261e", "REAL": "#1a7f4b", "INCONCLUSIVE": "#8a6100", "NO_FACE": "#3b5b8c"}
 _SAYING: Final = {
     "FAKE": "Traces of face manipulation",
@@ -149,7 +149,7 @@ def _facts(document: Mapping[str, Any]) -> str:
         "Faces followed": str(len(document["tracks"])),
         "Thresholds": f"REAL up to {limits['real']:g}, FAKE from {limits['fake']:g} ({limits['source']})",
         "Model": f"{model['id']} {model['version']}, weights {model['weights_sha256'][:16]}…",
-        "Known failures": "; ".join(model["known_failures"]),
+        "Known failures": " ".join(model["known_failures"]),
         "Computed on": f"{runtime['device']}, {runtime['precision']}, dfwatch {runtime['dfwatch']}",
         "SHA-256 of the file": subject["sha256"] or "",
         "Job": document["job_id"],
