@@ -19,7 +19,6 @@ from dfwatch.errors import (
     ConfigError,
     JournalDamagedError,
     MissingExtraError,
-    SinkError,
     StorageError,
     UnclaimableError,
 )
@@ -368,7 +367,7 @@ class Service:
         try:
             wanted = self._reload_settings()
             self._dispatcher.update(wanted.sinks)
-        except (ConfigError, MissingExtraError, SinkError, OSError) as error:
+        except (ConfigError, MissingExtraError, OSError) as error:
             _log.error("the new configuration is not taken", error=error)
         else:
             for change in diff(self._settings, wanted):

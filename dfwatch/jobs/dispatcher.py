@@ -195,7 +195,7 @@ class _Worker:
     def _resume(self) -> None:
         """A sink that was told to go away stays away until its settings are others than those."""
         with suppress(StorageError):
-            state = self._outbox.state(self.name)
+            state = self._outbox.condition(self.name)
             self._failures = state.failures
             self._told = state.error or ""
             if state.gone is not None and not state.gone.startswith(_fingerprint(self._settings)):
@@ -204,7 +204,7 @@ class _Worker:
     def _deliver_batch(self) -> float:
         """Deliver what waits; returns for how long nothing needs to be done, in seconds."""
         self._news.clear()
-        state = self._outbox.state(self.name)
+        state = self._outbox.condition(self.name)
         self._failures = state.failures
         if state.gone is not None:
             return _LOOK_AGAIN_S

@@ -220,14 +220,21 @@ class Outbox:
         found = self.states([sink])
         return next(state for state in found if state.name == sink)
 
+    def condition(self, sink: str) -> SinkState:
+        """As ``state``, without looking at the queue: its numbers are 0."""
+        rows = self._journal.query("SELECT * FROM sinks WHERE name = ?", sink)
+        return _state(sink, rows[0] if rows else None, None)
+
     def states(self, names: Sequence[str] = ()) -> list[SinkState]:
         """How the sinks get on: those of ``names`` first, then whoever else is known."""
         known = {row["name"]: row for row in self._journal.query("SELECT * FROM sinks")}
         queued = {
             row["sink"]: row
             for row in self._journal.query(
-                "SELECT sink, count(*) - count(dead_at) AS queued, count(dead_at) AS dead,"
-                " min(CASE WHEN dead_at IS NULL THEN queued_at END) AS oldest FROM outbox GROUP BY sink"
+                # The inner query is answered by the index alone, however long the queues are.
+                "SELECT counted.*, (SELECT queued_at FROM outbox WHERE seq = first) AS oldest FROM ("
+                " SELECT sink, count(*) - count(dead_at) AS queued, count(dead_at) AS dead,"
+                " min(CASE WHEN dead_at IS NULL THEN seq END) AS first FROM outbox GROUP BY sink) AS counted"
             )
         }
         return [
