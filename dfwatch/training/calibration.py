@@ -71,26 +71,31 @@ def choose_thresholds(
     chosen_on: str,
     false_positive_rate: float = 0.01,
     miss_rate: float = 0.05,
-    confidence: float = 0.9,
+    confidence: float | None = 0.9,
 ) -> Thresholds:
     """Choose both thresholds from calibrated probabilities of held-out crops.
 
     FAKE is the lowest threshold that keeps the share of real groups called FAKE under ``false_positive_rate`` with
     the given confidence (one-sided Clopper-Pearson bound), so that a new sample of the same kind stays under it too.
     REAL is the highest threshold that calls at most ``miss_rate`` of the fake groups REAL. A group is called by the
-    mean over its crops of one label.
+    mean over its crops of one label. With ``confidence`` None the plain share decides, and ``chosen_on``
+    says that nothing is promised.
 
     Raises:
         TrainingError: When there are too few real groups to promise such a rate.
     """
     reals, fakes = _group_means(labels, p_fake, groups, 0), _group_means(labels, p_fake, groups, 1)
-    allowed = _allowed_alarms(len(reals), false_positive_rate, confidence)
+    if confidence is None:
+        allowed = min(int(false_positive_rate * len(reals)), len(reals) - 1)
+        chosen_on += "; too few groups to promise a rate"
+    else:
+        allowed = _allowed_alarms(len(reals), false_positive_rate, confidence)
     if allowed < 0 or not len(fakes):
         raise TrainingError(
             "choosing thresholds on",
             chosen_on,
             f"{len(reals)} real and {len(fakes)} fake groups are too few for {false_positive_rate:.1%} false alarms",
-            hint="use more held-out groups, or allow more false alarms",
+            hint="hold out more groups, allow more false alarms, or give --no-guarantee",
         )
     # A verdict never contradicts its own probability, however well the held-out groups part.
     fake = max(0.5, _just_above(reals[len(reals) - 1 - allowed]))

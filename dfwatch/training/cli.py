@@ -1,6 +1,6 @@
 """The training commands: `prepare`, `train`, `calibrate`, `evaluate`. Imports neither torch nor cv2 before they run.
 
-Each command sets ``handler`` on its parser: a function from the parsed arguments to the exit code. What a person wants
+Each command sets ``command`` on its parser: a function from the parsed arguments to the exit code. What a person wants
 to see goes to standard error, results go to files.
 """
 
@@ -46,7 +46,7 @@ def _add_prepare(subparsers: Subparsers) -> None:
     parser.add_argument("--quality", type=int, default=95, help="JPEG quality of stored crops (95)")
     parser.add_argument("--frames", type=int, default=16, help="frames from each video (16)")
     parser.add_argument("--processes", type=int, default=1, help="processes for pictures (1)")
-    parser.set_defaults(handler=_lazy("run_prepare"))
+    parser.set_defaults(command=_lazy("run_prepare"))
 
 
 def _add_train(subparsers: Subparsers) -> None:
@@ -74,7 +74,7 @@ def _add_train(subparsers: Subparsers) -> None:
         default=0.0,
         help=f"stop with a checkpoint after this time, with exit code {INCOMPLETE}; a second command goes on",
     )
-    parser.set_defaults(handler=_lazy("run_train"))
+    parser.set_defaults(command=_lazy("run_train"))
 
 
 def _add_calibrate(subparsers: Subparsers) -> None:
@@ -89,9 +89,14 @@ def _add_calibrate(subparsers: Subparsers) -> None:
     parser.add_argument("--split", default="select", choices=("select", "test", "train"), help="part of it (select)")
     parser.add_argument("--method", default="platt", choices=("platt", "temperature", "none"), help="(platt)")
     parser.add_argument("--false-alarms", type=float, default=0.01, help="share of real groups called FAKE (0.01)")
+    parser.add_argument(
+        "--no-guarantee",
+        action="store_true",
+        help="for few groups: take the plain share of false alarms and say in the bundle that it promises nothing",
+    )
     parser.add_argument("--misses", type=float, default=0.05, help="share of fake groups called REAL (0.05)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (auto)")
-    parser.set_defaults(handler=_lazy("run_calibrate"))
+    parser.set_defaults(command=_lazy("run_calibrate"))
 
 
 def _add_evaluate(subparsers: Subparsers) -> None:
@@ -122,7 +127,7 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     parser.add_argument("--margin", type=float, metavar="M", help="cut crops with another margin than the bundle's")
     parser.add_argument("--rounds", type=int, default=1000, help="rounds of the bootstrap (1000)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (auto)")
-    parser.set_defaults(handler=_lazy("run_evaluate"))
+    parser.set_defaults(command=_lazy("run_evaluate"))
 
 
 def _add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:

@@ -27,7 +27,7 @@ from dfwatch.training.loop import RunOptions, open_trainer
 from dfwatch.training.metrics import Cut, auc
 from dfwatch.training.packs import Pack
 from dfwatch.training.prepare import CONTACT_SHEET, PrepareOptions, contact_sheet, is_video, prepare, summary_table
-from dfwatch.training.recipe import load_recipe
+from dfwatch.training.recipe import AboutSpec, load_recipe
 from dfwatch.training.report import as_json, write_report
 from dfwatch.training.splits import SplitRule, read_exclusions, take
 from dfwatch.training.summary import evaluate, summarise
@@ -79,9 +79,10 @@ def run_train(arguments: argparse.Namespace) -> int:
         recipe = dataclasses.replace(recipe, initial=arguments.initial)
     if arguments.pack:
         packs = tuple(arguments.pack)
-        recipe = dataclasses.replace(
-            recipe, data=dataclasses.replace(recipe.data, packs=packs, blend_packs=packs, unlabelled_packs=())
-        )
+        data = dataclasses.replace(recipe.data, packs=packs, blend_packs=packs, unlabelled_packs=())
+        # What the recipe says of its bundle speaks of its own data, not of these.
+        name = os.path.basename(os.path.abspath(arguments.bundle or arguments.run))
+        recipe = dataclasses.replace(recipe, id=name, data=data, about=AboutSpec(input_px=recipe.about.input_px))
     options = RunOptions(
         folder=arguments.run,
         device=_device(arguments.device),
@@ -128,6 +129,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
         chosen_on=data,
         false_positive_rate=arguments.false_alarms,
         miss_rate=arguments.misses,
+        confidence=None if arguments.no_guarantee else 0.9,
     )
     update_bundle(bundle, calibration=calibration, thresholds=thresholds)
     _say(f"fitted on {data}, AUC {auc(labels, raw):.4f}")

@@ -26,6 +26,7 @@ architecture: {name: efficientnet_lite0}
 data: {packs: [mine], blend_packs: [mine], margin: 0.0, shift_y: 0.0}
 stages: [{size_px: 32, steps: 2, batch: {labelled: 4, blended: 2}}]
 measure_every: 1
+about: {description: Trained on other people's videos., data: [theirs]}
 """
 
 
@@ -89,6 +90,10 @@ def test_a_folder_of_videos_becomes_a_bundle_that_judges_videos(videos: Path, pa
     data = ["--data", str(packs)]
     words = ["train", str(recipe), *data, "--pack", "mine", "--run", str(run), "--workers", "0", "--threads", "1"]
     assert call(*words, "--bundle", str(bundle)) == 0
+    made = load_bundle(bundle)
+    # The recipe's words about its own data would be untrue of this bundle.
+    assert (made.id, made.description) == ("bundle", "")
+    assert made.training.data == ("mine",)
     # Two held-out videos decide nothing; this only shows that the bundle is judged by whole videos.
     out = tmp_path / "report"
     words = ["evaluate", str(bundle), "--videos", str(videos), "--out", str(out), "--rounds", "5", "--device", "cpu"]

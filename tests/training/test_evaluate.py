@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import html.parser
 import json
 import shutil
@@ -10,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from dfwatch.cli import build_parser
 from dfwatch.errors import TrainingError
 from dfwatch.models import architectures
 from dfwatch.models.bundle import Bundle, load_bundle
 from dfwatch.training import commands, robustness
 from dfwatch.training.batches import Item
-from dfwatch.training.cli import add_parsers
 from dfwatch.training.judging import Judged, judge_crops, refuse_trained
 from dfwatch.training.loop import LOG_NAME
 from dfwatch.training.packs import Pack
@@ -63,11 +62,8 @@ def trained(data_root: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 
 def call(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_parsers(parser.add_subparsers())
-    arguments = parser.parse_args(words)
-    code: int = arguments.handler(arguments)
-    return code
+    parsed = build_parser().parse_args(words)
+    return int(parsed.command(parsed))
 
 
 @pytest.fixture

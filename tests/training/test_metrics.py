@@ -108,3 +108,7 @@ def test_thresholds_keep_their_promise_on_new_groups() -> None:
 def test_a_handful_of_reals_cannot_promise_one_percent() -> None:
     with pytest.raises(TrainingError, match="too few"):
         choose_thresholds(LABELS, SCORES, [str(n) for n in range(8)], chosen_on="eight videos")
+    plain = choose_thresholds(LABELS, SCORES, [str(n) for n in range(8)], chosen_on="eight videos", confidence=None)
+    assert 0.6 < plain.fake < 0.61
+    assert plain.false_positive_rate == 0
+    assert plain.chosen_on == "eight videos; too few groups to promise a rate"
