@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
-
-import structlog
 
 from dfwatch.errors import ConfigError
 from dfwatch.sinks import Sink
@@ -29,8 +26,6 @@ _OURS = {
     "sqlite": "dfwatch.sinks.sqlite:SqliteSink",
     "webhook": "dfwatch.sinks.webhook:WebhookSink",
 }
-
-_log = structlog.get_logger(__name__)
 
 
 class Kinds(Mapping[str, type["SinkSettings"]]):
@@ -56,25 +51,31 @@ class Kinds(Mapping[str, type["SinkSettings"]]):
 
 def classes() -> dict[str, type[Sink]]:
     """Every kind of sink by its name. A package whose sink cannot be loaded is logged and left out."""
+    # Only a configuration that names sinks pays for these imports.
+    from importlib.metadata import entry_points  # noqa: PLC0415
+
+    import structlog  # noqa: PLC0415
+
+    log = structlog.get_logger(__name__)
     found: dict[str, type[Sink]] = {}
     for name, target in _OURS.items():
         module, _, attribute = target.partition(":")
         found[name] = getattr(importlib.import_module(module), attribute)
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         if point.name in found:
-            _log.warning(
+            log.warning(
                 "a sink of this name is there already; a package's is left out", sink=point.name, of=point.value
             )
             continue
         try:
             loaded = point.load()
         except Exception as error:  # noqa: BLE001 - somebody else's module may raise anything
-            _log.warning("a package's sink cannot be loaded", sink=point.name, of=point.value, error=repr(error))
+            log.warning("a package's sink cannot be loaded", sink=point.name, of=point.value, error=repr(error))
             continue
         if isinstance(loaded, type) and issubclass(loaded, Sink):
             found[point.name] = loaded
         else:
-            _log.warning("a package's sink is no dfwatch.sinks.Sink", sink=point.name, of=point.value)
+            log.warning("a package's sink is no dfwatch.sinks.Sink", sink=point.name, of=point.value)
     return found
 
 
