@@ -7,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 CONFIG ?= config.yaml
 
-.PHONY: help run test lint types tests coverage wheel clean
+.PHONY: help run test lint types tests coverage soak fuzz wheel clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,12 @@ tests: $(VENV)/.developer
 
 coverage: $(VENV)/.developer ## The tests with line and branch coverage; at least 90 % is wanted
 	$(BIN)/python -m pytest --cov --cov-fail-under=90
+
+soak: $(VENV)/.developer ## Ten minutes of mixed senders, hostile files and kill -9, then a ledger (ARGS="--minutes 60")
+	$(BIN)/python -m tools.soak $(ARGS)
+
+fuzz: $(VENV)/.developer ## Mutated real videos through the real reader (ARGS="--cases 5000")
+	$(BIN)/python -m tools.fuzz $(ARGS)
 
 wheel: $(VENV)/.developer ## Build dist/*.whl
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
