@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import threading
 import time
-from collections import deque
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from dfwatch import __version__
-from dfwatch.disposal import locate_media
 from dfwatch.errors import (
     ConfigError,
     JournalDamagedError,
     MissingExtraError,
-    StorageError,
-    UnclaimableError,
 )
-from dfwatch.intake import claim, enter, lost_sources, recover
+from dfwatch.jobs.admission import Admission
 from dfwatch.jobs.dispatcher import Dispatcher
-from dfwatch.jobs.obstacles import Obstacles
-from dfwatch.journal import Journal, State
+from dfwatch.journal import Journal
 from dfwatch.operation.heartbeat import Heartbeat, Watchdog
 from dfwatch.operation.privileges import keep_capabilities_from_children
 from dfwatch.operation.reporting import Reporter
 from dfwatch.operation.retention import Retention
-from dfwatch.operation.vitals import Inbox, Phase
+from dfwatch.operation.vitals import Phase
 from dfwatch.operation.wake import Wake
 from dfwatch.pipeline import Pipeline
 from dfwatch.reader import reader_processes
@@ -48,7 +42,6 @@ if TYPE_CHECKING:
     from dfwatch.judge import Scorer
     from dfwatch.pipeline import Reader
     from dfwatch.provenance.credentials import Credentials
-    from dfwatch.watcher import Candidate
 
 _log = structlog.get_logger(__name__)
 
@@ -57,10 +50,6 @@ _WATCHER: Final = "watcher"
 _LONGEST_SCAN_S: Final = 120.0
 _USUAL_ALLOWANCE_S: Final = 60.0
 _LOOP_INTERVAL_S: Final = 1.0
-_CANDIDATES_PER_SCAN: Final = 1000
-_STORAGE_RETRY_S: Final = 2.0
-# Room is taken to be back only well above the limit, so that intake does not flap around it.
-_RESUME_FACTOR: Final = 1.1
 _LONGEST_LAST_DELIVERY_S: Final = 10.0
 
 
@@ -98,17 +87,9 @@ class Service:
         self._terminations = 0
         self._reload_wanted = False
         self._failure: BaseException | None = None
-        self._candidates: deque[Candidate] = deque()
-        self._claimed: deque[Job] = deque()
-        self._kept: dict[str, tuple[int, int, int]] = {}
-        self._obstacles = Obstacles()
-        self._storage_trouble = ""
-        self._storage_retry_s = 0.0
-        self._paused = ""
+        self._admission: Admission | None = None
         self._reporter = Reporter(self._layout, settings.metrics, self._heartbeat, self._notifier, self._dispatcher.lag)
         self._late: tuple[str, ...] = ()
-        self._waiting = 0
-        self._oldest_wait_s = 0.0
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -149,13 +130,13 @@ class Service:
             self._heartbeat.register(_WATCHER, _USUAL_ALLOWANCE_S)
             self._dispatcher.start()
             pipeline.start()
-            self._recover(journal, pipeline, watcher)
-            self._kept = journal.kept()
+            self._admission = admission = Admission(self._layout, journal, watcher, pipeline, self._reporter.taken_in)
+            admission.take_up(self._settings)
             watcher.start()
             self._reporter.running(scorer, lambda: pipeline.load, watcher.health)
             self._announce(scorer)
             try:
-                self._loop(journal, pipeline, watcher)
+                self._loop(Retention(journal), admission, pipeline, watcher)
             finally:
                 self._end(pipeline, watcher)
         finally:
@@ -234,133 +215,22 @@ class Service:
                     os.replace(path + suffix, aside + suffix)
             return Journal(path)
 
-    def _recover(self, journal: Journal, pipeline: Pipeline, watcher: Watcher) -> None:
-        jobs = recover(self._layout, journal)
-        for row in lost_sources(self._layout, journal):
-            if row.state is State.PUBLISHED:
-                journal.closed(row.id, media=locate_media(self._layout, row, self._settings.outcome))
-            else:
-                _log.warning("a job's file is gone from work/", job=row.id, name=row.dropped.shown)
-                journal.vanished(row.id)
-        for job in jobs:
-            self._remove_marker(watcher, job.dropped.relative)
-            self._reporter.taken_in(job.id)
-            pipeline.add(job)
-        if jobs:
-            _log.info("taking up jobs of an earlier run", jobs=len(jobs), alone=sum(job.alone for job in jobs))
-
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    def _loop(self, journal: Journal, pipeline: Pipeline, watcher: Watcher) -> None:
-        retention = Retention(journal)
+    def _loop(self, retention: Retention, admission: Admission, pipeline: Pipeline, watcher: Watcher) -> None:
         while not self._terminations and self._failure is None:
             if self._reload_wanted:
                 self._reload_wanted = False
                 self._reload(pipeline, watcher)
             if watcher.wait_s() <= 0:
-                self._scan(journal, watcher)
-            self._check_disk()
-            if not self._paused:
-                self._take_in(journal, pipeline, watcher)
+                self._heartbeat.busy(_WATCHER, _LONGEST_SCAN_S, "scanning the inbox")
+                admission.scan()
+            admission.take_in(self._settings, lambda: self._terminations > 0)
             retention.tend(self._settings.retention)
             self._heartbeat.beat(_WATCHER)
-            self._tell(pipeline)
+            self._tell(admission, pipeline)
             self._wake.wait(min(_LOOP_INTERVAL_S, watcher.wait_s()))
             self._wake.clear()
-
-    def _scan(self, journal: Journal, watcher: Watcher) -> None:
-        self._heartbeat.busy(_WATCHER, _LONGEST_SCAN_S, "scanning the inbox")
-        result = watcher.scan(known=self._needs_nothing, limit=_CANDIDATES_PER_SCAN)
-        self._candidates = deque(result.ready)
-        self._waiting = result.waiting
-        self._oldest_wait_s = result.oldest_wait_s
-        if self._kept:
-            try:
-                self._kept = journal.kept()
-            except StorageError as error:
-                # What was known a moment ago is nearly right, and the files in question stay where they are.
-                self._storage_failed(error)
-
-    def _needs_nothing(self, candidate: Candidate) -> bool:
-        """Whether a ready file is to be left alone: it was judged and kept, or cannot be claimed for the moment."""
-        if self._obstacles.hold(candidate.name):
-            return True
-        kept = self._kept.get(candidate.name)
-        fingerprint = candidate.fingerprint
-        return kept == (fingerprint.inode, fingerprint.size_bytes, fingerprint.mtime_ns)
-
-    def _take_in(self, journal: Journal, pipeline: Pipeline, watcher: Watcher) -> None:
-        """Claim what there is room for; a disk that fails is tried again after a while, and says so until then."""
-        if time.monotonic() < self._storage_retry_s:
-            return
-        try:
-            self._claim_ready(journal, pipeline, watcher)
-        except JournalDamagedError:
-            raise
-        except StorageError as error:
-            self._storage_failed(error)
-            self._candidates.clear()
-        else:
-            if self._storage_trouble:
-                _log.info("files can be taken in again")
-            self._storage_trouble = ""
-
-    def _storage_failed(self, error: StorageError) -> None:
-        if not self._storage_trouble:
-            _log.error("files cannot be taken in", error=error)
-        self._storage_trouble = str(error)
-        self._storage_retry_s = time.monotonic() + _STORAGE_RETRY_S
-
-    def _claim_ready(self, journal: Journal, pipeline: Pipeline, watcher: Watcher) -> None:
-        self._enter_claimed(journal, pipeline)
-        room = pipeline.room
-        while room > 0 and self._candidates and not self._terminations:
-            candidate = self._candidates.popleft()
-            try:
-                job = claim(self._layout, candidate.name, candidate.fingerprint, candidate.evidence)
-            except UnclaimableError as error:
-                self._obstacles.met(candidate.name, error)
-                continue
-            self._obstacles.overcome(candidate.name)
-            watcher.forget(candidate.name)
-            if job is None:
-                continue
-            self._claimed.append(job)
-            self._remove_marker(watcher, candidate.name)
-            self._enter_claimed(journal, pipeline)
-            room -= 1
-
-    def _enter_claimed(self, journal: Journal, pipeline: Pipeline) -> None:
-        """Hand on what was claimed; a job whose entry failed is entered when the disk works again."""
-        while self._claimed:
-            job = self._claimed[0]
-            enter(self._layout, journal, job)
-            self._claimed.popleft()
-            self._reporter.taken_in(job.id)
-            pipeline.add(job)
-
-    def _remove_marker(self, watcher: Watcher, name: str) -> None:
-        try:
-            watcher.remove_marker(name)
-        except OSError as error:
-            _log.warning("a marker file could not be removed", name=name, cause=error.strerror)
-
-    def _check_disk(self) -> None:
-        """Stop taking files in while the disk is nearly full; what is in work still needs some of it."""
-        least = self._settings.watch.min_free_bytes
-        try:
-            free = shutil.disk_usage(self._layout.root).free
-        except OSError as error:
-            free, cause = -1, f"the root cannot be looked at: {error.strerror}"
-        else:
-            cause = f"{free // 1024**2} MiB free, {least // 1024**2} MiB wanted"
-        low = free < (least * _RESUME_FACTOR if self._paused else least)
-        if low and not self._paused:
-            _log.error("intake paused: the disk is nearly full", cause=cause)
-            self._notifier.status(f"intake paused: {cause}")
-        elif not low and self._paused:
-            _log.info("intake resumed", free_bytes=free)
-        self._paused = cause if low else ""
 
     def _reload(self, pipeline: Pipeline, watcher: Watcher) -> None:
         self._notifier.reloading()
@@ -377,19 +247,12 @@ class Service:
             watcher.update(self._settings.watch)
         self._notifier.ready()
 
-    def _tell(self, pipeline: Pipeline) -> None:
+    def _tell(self, admission: Admission, pipeline: Pipeline) -> None:
         late = tuple(map(str, self._watchdog.feed()))
         if late and not self._late:
             _log.error("a stage makes no progress", late=late)
         self._late = late
-        self._reporter.inbox = Inbox(
-            ready=len(self._candidates),
-            oldest_ready_since_s=min((candidate.ready_since_s for candidate in self._candidates), default=None),
-            waiting=self._waiting,
-            oldest_wait_s=self._oldest_wait_s,
-            blocked=self._obstacles.told(),
-            paused=self._paused or self._storage_trouble,
-        )
+        self._reporter.inbox = admission.inbox()
         self._reporter.trouble = pipeline.trouble
         self._reporter.tell()
 
@@ -430,11 +293,8 @@ class Service:
         )
         self._dispatcher.wake()
         self._reporter.finished(job.id, job.dropped.shown, document)
-        if media is not None and media.startswith(self._layout.inbox + os.sep):
-            # Whoever dropped it may have taken it away again.
-            with suppress(OSError):
-                info = os.lstat(media)
-                self._kept[job.dropped.relative] = (info.st_ino, info.st_size, info.st_mtime_ns)
+        if self._admission is not None and media is not None and media.startswith(self._layout.inbox + os.sep):
+            self._admission.keep(job.dropped.relative, media)
 
     def event(self, event: str, **fields: Any) -> None:  # noqa: ANN401 - log fields
         """See ``ticket.Observer``."""

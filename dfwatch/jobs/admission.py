@@ -1,0 +1,208 @@
+"""Taking files in: the scan, who is claimed and when, what stands in the way. All of it in the service's own thread."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from dfwatch.disposal import locate_media
+from dfwatch.errors import JournalDamagedError, StorageError, UnclaimableError
+from dfwatch.intake import claim, enter, lost_sources, recover
+from dfwatch.jobs.obstacles import Obstacles
+from dfwatch.journal import State
+from dfwatch.operation.vitals import Inbox
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dfwatch.config import Settings
+    from dfwatch.intake import Job
+    from dfwatch.journal import Journal
+    from dfwatch.pipeline import Pipeline
+    from dfwatch.storage.layout import Layout
+    from dfwatch.watcher import Candidate, Watcher
+
+_log = structlog.get_logger(__name__)
+
+_CANDIDATES_PER_SCAN: Final = 1000
+_STORAGE_RETRY_S: Final = 2.0
+# Room is taken to be back only well above the limit, so that intake does not flap around it.
+_RESUME_FACTOR: Final = 1.1
+
+
+class Admission:
+    """The door between the inbox and the pipeline.
+
+    Args:
+        layout: The service's folders.
+        journal: The service's journal.
+        watcher: Finds what is complete.
+        pipeline: Takes what is claimed.
+        taken_in: Is told the id of each job that begins.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        journal: Journal,
+        watcher: Watcher,
+        pipeline: Pipeline,
+        taken_in: Callable[[str], None],
+    ) -> None:
+        self._layout = layout
+        self._journal = journal
+        self._watcher = watcher
+        self._pipeline = pipeline
+        self._taken_in = taken_in
+        self._candidates: deque[Candidate] = deque()
+        self._claimed: deque[Job] = deque()
+        self._kept = journal.kept()
+        self._obstacles = Obstacles()
+        self._storage_trouble = ""
+        self._storage_retry_s = 0.0
+        self._full = ""
+        self._waiting = 0
+        self._oldest_wait_s = 0.0
+
+    def take_up(self, settings: Settings) -> None:
+        """Hand the pipeline what an earlier run left.
+
+        Raises:
+            StorageError: The disk or the journal failed.
+        """
+        jobs = recover(self._layout, self._journal)
+        for row in lost_sources(self._layout, self._journal):
+            if row.state is State.PUBLISHED:
+                self._journal.closed(row.id, media=locate_media(self._layout, row, settings.outcome))
+            else:
+                _log.warning("a job's file is gone from work/", job=row.id, name=row.dropped.shown)
+                self._journal.vanished(row.id)
+        for job in jobs:
+            self._remove_marker(job.dropped.relative)
+            self._hand_on(job)
+        if jobs:
+            _log.info("taking up jobs of an earlier run", jobs=len(jobs), alone=sum(job.alone for job in jobs))
+
+    def scan(self) -> None:
+        """Look at the inbox anew."""
+        result = self._watcher.scan(known=self._needs_nothing, limit=_CANDIDATES_PER_SCAN)
+        self._candidates = deque(result.ready)
+        self._waiting = result.waiting
+        self._oldest_wait_s = result.oldest_wait_s
+        if self._kept:
+            try:
+                self._kept = self._journal.kept()
+            except StorageError as error:
+                # What was known a moment ago is nearly right, and the files in question stay where they are.
+                self._storage_failed(error)
+
+    def take_in(self, settings: Settings, stopping: Callable[[], bool]) -> None:
+        """Claim what there is room for; a disk that is full or fails is waited for, and said to be.
+
+        Raises:
+            JournalDamagedError: The journal must be built anew.
+        """
+        self._look_at_disk(settings.watch.min_free_bytes)
+        if self._full or time.monotonic() < self._storage_retry_s:
+            return
+        try:
+            self._claim_ready(stopping)
+        except JournalDamagedError:
+            raise
+        except StorageError as error:
+            self._storage_failed(error)
+            self._candidates.clear()
+        else:
+            if self._storage_trouble:
+                _log.info("files can be taken in again")
+            self._storage_trouble = ""
+
+    def keep(self, relative: str, path: str) -> None:
+        """Leave a file alone that was judged and put back into the inbox; called by the publisher's thread."""
+        # Whoever dropped it may have taken it away again.
+        with suppress(OSError):
+            info = os.lstat(path)
+            self._kept[relative] = (info.st_ino, info.st_size, info.st_mtime_ns)
+
+    def inbox(self) -> Inbox:
+        """What is to be told of the inbox."""
+        return Inbox(
+            ready=len(self._candidates),
+            oldest_ready_since_s=min((candidate.ready_since_s for candidate in self._candidates), default=None),
+            waiting=self._waiting,
+            oldest_wait_s=self._oldest_wait_s,
+            blocked=self._obstacles.told(),
+            paused=self._full or self._storage_trouble,
+        )
+
+    def _needs_nothing(self, candidate: Candidate) -> bool:
+        """Whether a ready file is to be left alone: it was judged and kept, or cannot be claimed for the moment."""
+        if self._obstacles.hold(candidate.name):
+            return True
+        kept = self._kept.get(candidate.name)
+        fingerprint = candidate.fingerprint
+        return kept == (fingerprint.inode, fingerprint.size_bytes, fingerprint.mtime_ns)
+
+    def _claim_ready(self, stopping: Callable[[], bool]) -> None:
+        self._enter_claimed()
+        room = self._pipeline.room
+        while room > 0 and self._candidates and not stopping():
+            candidate = self._candidates.popleft()
+            try:
+                job = claim(self._layout, candidate.name, candidate.fingerprint, candidate.evidence)
+            except UnclaimableError as error:
+                self._obstacles.met(candidate.name, error)
+                continue
+            self._obstacles.overcome(candidate.name)
+            self._watcher.forget(candidate.name)
+            if job is None:
+                continue
+            self._claimed.append(job)
+            self._remove_marker(candidate.name)
+            self._enter_claimed()
+            room -= 1
+
+    def _enter_claimed(self) -> None:
+        """Hand on what was claimed; a job whose entry failed is entered when the disk works again."""
+        while self._claimed:
+            job = self._claimed[0]
+            enter(self._layout, self._journal, job)
+            self._claimed.popleft()
+            self._hand_on(job)
+
+    def _hand_on(self, job: Job) -> None:
+        self._taken_in(job.id)
+        self._pipeline.add(job)
+
+    def _remove_marker(self, name: str) -> None:
+        try:
+            self._watcher.remove_marker(name)
+        except OSError as error:
+            _log.warning("a marker file could not be removed", name=name, cause=error.strerror)
+
+    def _look_at_disk(self, least_bytes: int) -> None:
+        """Take nothing in while the disk is nearly full: what is in work still needs some of it."""
+        try:
+            free_bytes = shutil.disk_usage(self._layout.root).free
+        except OSError as error:
+            free_bytes, cause = -1, f"the root cannot be looked at: {error.strerror}"
+        else:
+            cause = f"{free_bytes // 1024**2} MiB free, {least_bytes // 1024**2} MiB wanted"
+        low = free_bytes < (least_bytes * _RESUME_FACTOR if self._full else least_bytes)
+        if low and not self._full:
+            _log.error("intake paused: the disk is nearly full", cause=cause)
+        elif not low and self._full:
+            _log.info("intake resumed", free_bytes=free_bytes)
+        self._full = cause if low else ""
+
+    def _storage_failed(self, error: StorageError) -> None:
+        if not self._storage_trouble:
+            _log.error("files cannot be taken in", error=error)
+        self._storage_trouble = str(error)
+        self._storage_retry_s = time.monotonic() + _STORAGE_RETRY_S
