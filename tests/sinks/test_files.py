@@ -31,6 +31,10 @@ class FileDestination(Destination):
         self.folder.mkdir()
         self.path = self.folder / "verdicts"
 
+    def text(self) -> str:
+        """What was written; nothing before the first outcome."""
+        return self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+
     def stop(self) -> None:
         self.folder.rename(self.folder.with_suffix(".away"))
         self.folder.write_text("in the way")
@@ -46,7 +50,7 @@ class JsonlDestination(FileDestination):
         return JsonlSettings(path=str(self.path))
 
     def received(self) -> list[dict[str, Any]]:
-        documents = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        documents = [json.loads(line) for line in self.text().splitlines()]
         return [{**document, "name": document["subject"]["name"]} for document in documents]
 
 
@@ -56,7 +60,7 @@ class CsvDestination(FileDestination):
         return CsvSettings(path=str(self.path))
 
     def received(self) -> list[dict[str, Any]]:
-        rows = csv.DictReader(io.StringIO(self.path.read_text(encoding="utf-8")))
+        rows = csv.DictReader(io.StringIO(self.text()))
         return [{**row, "verdict": row["verdict"] or None} for row in rows]
 
 
