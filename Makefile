@@ -7,10 +7,10 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 CONFIG ?= config.yaml
 
-.PHONY: help run test lint types tests coverage soak fuzz wheel clean
+.PHONY: help run test lint types tests coverage test-programs soak fuzz wheel clean
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.installed ## Start the daemon on ./var with the shipped config.yaml
 	@$(BIN)/dfwatch run --config $(CONFIG)
@@ -29,6 +29,9 @@ tests: $(VENV)/.developer
 
 coverage: $(VENV)/.developer ## The tests with line and branch coverage; at least 90 % is wanted
 	$(BIN)/python -m pytest --cov --cov-fail-under=90
+
+test-programs: ## Install the programs that some tests run, which are skipped without (Debian; root or sudo)
+	tools/test-programs.sh
 
 soak: $(VENV)/.developer ## Ten minutes of mixed senders, hostile files and kill -9, then a ledger (ARGS="--minutes 60")
 	$(BIN)/python -m tools.soak $(ARGS)

@@ -3,6 +3,9 @@ from __future__ import annotations
 import pytest
 
 from dfwatch.inference.openmp import let_threads_sleep
+from tests.watchdog import pytest_exception_interact, pytest_unconfigure
+
+__all__ = ["pytest_addoption", "pytest_exception_interact", "pytest_unconfigure"]
 
 # Before any test module imports torch.
 let_threads_sleep()

@@ -16,13 +16,17 @@ from dfwatch.errors import ConfigError, StorageError
 from dfwatch.operation import units
 from dfwatch.operation.units import Action, install_units
 from dfwatch.settings import file as settings_file
+from tests import programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SERVICE = "etc/systemd/system/dfwatch.service"
 
-needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+
+@pytest.fixture
+def systemd_analyze() -> str:
+    return programs.require("systemd-analyze")
 
 
 @pytest.fixture
@@ -244,7 +248,7 @@ def analyze(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@needs_systemd
+@pytest.mark.usefixtures("systemd_analyze")
 @pytest.mark.parametrize(
     ("options", "threshold"),
     [
@@ -269,7 +273,7 @@ def test_exposure_stays_below_the_threshold(install: Install, options: dict[str,
     assert gate.returncode == 0, gate.stdout
 
 
-@needs_systemd
+@pytest.mark.usefixtures("systemd_analyze")
 def test_exposure_has_no_other_reasons_than_those_that_are_meant(install: Install) -> None:
     top, _ = install()
     result = analyze("security", "--offline=yes", "--json=short", "./dfwatch.service", folder=(top / SERVICE).parent)
@@ -288,7 +292,7 @@ def test_exposure_has_no_other_reasons_than_those_that_are_meant(install: Instal
     }
 
 
-@needs_systemd
+@pytest.mark.usefixtures("systemd_analyze")
 @pytest.mark.parametrize("options", [{}, {"gpu": True, "network": True}, {"root": "/srv/videos", "user": "video"}])
 def test_units_are_valid(install: Install, options: dict[str, Any]) -> None:
     top, _ = install(**options)
@@ -297,11 +301,10 @@ def test_units_are_valid(install: Install, options: dict[str, Any]) -> None:
     assert (result.returncode, own) == (0, [])
 
 
-@pytest.mark.skipif(shutil.which("systemd-sysusers") is None, reason="systemd-sysusers is not installed")
 @pytest.mark.skipif(os.geteuid() != 0, reason="systemd-sysusers --root needs root")
 def test_sysusers_and_tmpfiles_make_user_and_folders(install: Install) -> None:
     top, _ = install()
-    for program in (["systemd-sysusers"], ["systemd-tmpfiles", "--create"]):
+    for program in ([programs.require("systemd-sysusers")], [programs.require("systemd-tmpfiles"), "--create"]):
         result = subprocess.run([*program, f"--root={top}"], capture_output=True, text=True, timeout=60, check=False)
         assert result.returncode == 0, result.stderr
     user, identity = re.findall(r"^(dfwatch):[^:]*:(\d+):", (top / "etc/passwd").read_text(), re.MULTILINE)[0]

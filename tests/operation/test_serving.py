@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dfwatch.errors import ConfigError
 from dfwatch.settings import file as settings_file
+from tests import programs
 from tests.service.daemon import Daemon, wait_for
 
 Make = Callable[..., Daemon]
@@ -49,10 +49,9 @@ def samples(text: str) -> dict[tuple[str, ...], float]:
 
 
 def promtool_accepts(text: str) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed")
-    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [programs.require("promtool"), "check", "metrics"], input=text, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

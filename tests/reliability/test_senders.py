@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import programs
 from tests.reliability.world import World, digest
 
 # Both the whole and every beginning of it are "videos" to the scripted reader, with another answer.
@@ -57,16 +58,14 @@ RSYNC = {
 
 @pytest.mark.parametrize("way", RSYNC)
 def test_rsync(world: World, source: Path, way: str) -> None:
-    if shutil.which("rsync") is None:
-        pytest.skip("rsync is not installed")
+    programs.require("rsync")
     subprocess.run(["rsync", *RSYNC[way], "--bwlimit=250", source, world.inbox / "clip.mp4"], check=True)
     check(world)
 
 
 def test_rsync_in_place_that_breaks_off_and_goes_on(world: World, source: Path) -> None:
     """The sender dies with the file half there, and comes back before the quiet window is over."""
-    if shutil.which("rsync") is None:
-        pytest.skip("rsync is not installed")
+    programs.require("rsync")
     command = ["rsync", "--inplace", source, world.inbox / "clip.mp4"]
     with subprocess.Popen([*command[:2], "--bwlimit=100", *command[2:]]) as child:
         time.sleep(0.8)
@@ -125,9 +124,7 @@ def test_a_reader_that_catches_the_file_before_its_end_publishes_nothing(world: 
 @pytest.fixture(scope="module")
 def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     """A server on loopback, and the options with which its clients reach it."""
-    program = shutil.which("sshd") or next((p for p in ("/usr/sbin/sshd",) if os.access(p, os.X_OK)), None)
-    if program is None or shutil.which("scp") is None:
-        pytest.skip("there is no sshd or no scp")
+    program, _ = programs.require("sshd"), programs.require("scp")
     folder = tmp_path_factory.mktemp("sshd")
     folder.chmod(0o700)
     for name in ("host", "user"):

@@ -12,22 +12,12 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
-from glob import glob
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-
-def program(*names: str) -> str:
-    """The path of the first of these programs; skips the test when there is none."""
-    for name in names:
-        found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-        if found:
-            return found
-        for path in sorted(glob(name), reverse=True):
-            return path
-    pytest.skip(f"the program {os.path.basename(names[0])} is not installed")
+from tests import programs
 
 
 def free_port() -> int:
@@ -95,7 +85,7 @@ class Postgresql(Server):
 
     def __init__(self) -> None:
         super().__init__("postgres")
-        self.postgres = program("postgres", "/usr/lib/postgresql/*/bin/postgres")
+        self.postgres = programs.require("postgres", "/usr/lib/postgresql/*/bin/postgres")
         self.password = "hunter2-of-postgres"
         (self.folder / "password").write_text(self.password)
         (self.folder / "password").chmod(0o644)
@@ -142,11 +132,11 @@ class Postgresql(Server):
 class Mosquitto(Server):
     def __init__(self) -> None:
         super().__init__()
-        self.mosquitto = program("mosquitto")
+        self.mosquitto = programs.require("mosquitto")
         self.password = "hunter2-of-mosquitto"
         passwords = self.folder / "passwords"
         subprocess.run(
-            [program("mosquitto_passwd"), "-b", "-c", str(passwords), "dfwatch", self.password],
+            [programs.require("mosquitto_passwd"), "-b", "-c", str(passwords), "dfwatch", self.password],
             check=True,
             capture_output=True,
         )
@@ -168,7 +158,7 @@ class Mosquitto(Server):
 class Redis(Server):
     def __init__(self) -> None:
         super().__init__()
-        self.redis = program("redis-server")
+        self.redis = programs.require("redis-server")
         self.password = "hunter2-of-redis"
         self.start()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import programs
 from tests.watcher.conftest import QUIET_S, Bench
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ SENDERS = {
 @pytest.mark.parametrize("sender", SENDERS)
 def test_a_file_arrives_whole(make_bench: MakeBench, inbox: Path, source: Path, sender: str) -> None:
     command = [part.format(source=source, inbox=inbox) for part in SENDERS[sender]]
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]} is not installed")
+    programs.require(command[0])
     bench = make_bench()
     with process(*command) as child:
         bench.run(lambda: "clip.mp4" in bench.claimed)
