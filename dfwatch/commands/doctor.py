@@ -27,7 +27,7 @@ def add_parser(commands: Subparsers) -> None:
         command,
         summary="examine this machine and say what to do",
         text="Examines what the service needs: packages, decoders, model, device, folders, file system, file events,\n"
-        "leases, limits. Each trouble comes with what to do about it. Changes nothing.\n"
+        "leases, limits, sinks. Each trouble comes with what to do about it. Changes nothing.\n"
         "Exit status 0: it will work; 1: it will not.",
     )
 

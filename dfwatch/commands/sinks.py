@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dfwatch.commands import Subparsers
     from dfwatch.config import SinkSettings
-    from dfwatch.jobs.outbox import Outbox, SinkState
+    from dfwatch.jobs.outbox import Outbox
     from dfwatch.journal import JobRow, Journal
 
 _LARGEST_SIDECAR_BYTES = 64 * 1024 * 1024
@@ -48,11 +48,11 @@ def add_parser(commands: Subparsers) -> None:
     test = new_parser(below, "test", _test, summary="try a sink's destination", text=_TEST)
     test.add_argument("name", metavar="NAME", help="the sink's name")
     replay = new_parser(below, "replay", _replay, summary="send outcomes again", text=_REPLAY)
-    replay.add_argument(
-        "--since", metavar="TIME", required=True, help="2026-01-31, 2026-01-31T12:00:00Z, or an age: 90m, 12h, 7d"
-    )
+    replay.add_argument("--since", metavar="TIME", help="2026-01-31, 2026-01-31T12:00:00Z, or an age: 90m, 12h, 7d")
     replay.add_argument("--sink", metavar="NAME", action="append", help="only this sink; may be repeated")
-    replay.add_argument("--dead", action="store_true", help="only messages that were set aside as dead")
+    replay.add_argument(
+        "--dead", action="store_true", help="only messages that were set aside as dead; without --since, all of them"
+    )
     enable = new_parser(below, "enable", _enable, summary="call a sink again at once", text=_ENABLE)
     enable.add_argument("name", metavar="NAME", help="the sink's name")
     forget = new_parser(below, "forget", _forget, summary="drop all messages of a sink", text=_FORGET)
@@ -64,7 +64,8 @@ _TEST = """\
 Connects to the sink's destination from this process, with this user's rights, and says what came of it. No outcome is
 left there; a webhook and a chat get a message that is marked as a test. Exit status 0: it works; 1: it does not."""
 _REPLAY = """\
-Queues outcomes again that were published since TIME and pass the sink's filters, dead ones among them. A running
+Queues outcomes again that were published since TIME and pass the sink's filters, dead ones among them. With --dead,
+puts back into their old places the messages that were set aside as dead, however old, and nothing else. A running
 daemon delivers them within seconds, otherwise the next one does. They carry the keys that they had, so a destination
 that knows keys has no second record. Outcomes whose sidecar is no longer where it was are left out and counted."""
 _ENABLE = """\
@@ -74,6 +75,8 @@ Drops everything that waits for a sink, dead messages too. Meant for a sink that
 
 
 def _list(arguments: argparse.Namespace) -> int:
+    from dfwatch.sinks.report import describe, gather
+
     settings, root = _settings(arguments)
     report = gather(root, settings)
     if arguments.json:
@@ -114,37 +117,48 @@ def _test(arguments: argparse.Namespace) -> int:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from dfwatch.jobs.outbox import Outbox
-    from dfwatch.journal import Journal
-    from dfwatch.sinks.filters import wants
-    from dfwatch.storage.layout import Layout
-
     settings, root = _settings(arguments)
-    since = moment(arguments.since, datetime.now(UTC))
+    if arguments.since is None and not arguments.dead:
+        raise ConfigError("replaying", "", "neither --since nor --dead says what", hint="--since 12h, or --dead")
+    since = "" if arguments.since is None else moment(arguments.since, datetime.now(UTC))
     sinks = [_named(settings, name) for name in arguments.sink] if arguments.sink else settings
-    path = Layout(root).journal
-    queued = dict.fromkeys((sink.name for sink in sinks), 0)
-    lost = 0
-    if os.path.exists(path):
-        journal = Journal(path)
-        try:
-            outbox = Outbox(journal)
-            dead = {sink.name: outbox.dead(sink.name) for sink in sinks}
-            for row, document in _published(journal, since):
-                if document is None:
-                    lost += 1
-                    continue
-                for sink in sinks:
-                    if (arguments.dead and row.id not in dead[sink.name]) or not wants(sink, document):
-                        continue
-                    queued[sink.name] += outbox.replay(sink.name, row.id, document, sidecar=row.sidecar or "")
-        finally:
-            journal.close()
+    queued, lost = _queue_again(root, sinks, since, only_dead=arguments.dead)
     for name, number in queued.items():
         print(f"{name}: {number} queued")
     if lost:
         print(f"{lost} left out: their sidecars are no longer where they were written", file=sys.stderr)
     return Exit.FOUND if lost else Exit.OK
+
+
+def _queue_again(root: str, sinks: list[SinkSettings], since: str, *, only_dead: bool) -> tuple[dict[str, int], int]:
+    """How many messages were queued for each sink, and how many outcomes are not to be found any more."""
+    from dfwatch.jobs.outbox import Outbox
+    from dfwatch.journal import Journal
+    from dfwatch.sinks.filters import wants
+    from dfwatch.storage.layout import Layout
+
+    queued = dict.fromkeys((sink.name for sink in sinks), 0)
+    path = Layout(root).journal
+    if not os.path.exists(path):
+        return queued, 0
+    journal = Journal(path)
+    try:
+        outbox = Outbox(journal)
+        if only_dead:
+            return {name: outbox.revive(name, since) for name in queued}, 0
+        lost = 0
+        for row, document in _published(journal, since):
+            if document is None:
+                lost += 1
+                continue
+            for sink in sinks:
+                if wants(sink, document):
+                    queued[sink.name] += outbox.replay(
+                        sink.name, row.id, document, sidecar=row.sidecar or "", published_at=row.updated_at
+                    )
+        return queued, lost
+    finally:
+        journal.close()
 
 
 def _published(journal: Journal, since: str) -> Iterator[tuple[JobRow, dict[str, Any] | None]]:
@@ -207,76 +221,6 @@ class _outbox:  # noqa: N801 - used like a function
         self._journal.close()
 
 
-def gather(root: str, settings: list[SinkSettings], journal: Journal | None = None) -> list[dict[str, Any]]:
-    """What is known of each sink, configured or not, for people and for programs."""
-    from dfwatch.jobs.outbox import Outbox
-    from dfwatch.journal import Journal as Opened
-    from dfwatch.storage.layout import Layout
-
-    path = Layout(root).journal
-    names = [sink.name for sink in settings]
-    states: dict[str, SinkState] = {}
-    if journal is not None:
-        states = {state.name: state for state in Outbox(journal).states(names)}
-    elif os.path.exists(path):
-        opened = Opened(path, read_only=True)
-        try:
-            states = {state.name: state for state in Outbox(opened).states(names)}
-        finally:
-            opened.close()
-    by_name = {sink.name: sink for sink in settings}
-    return [_report(name, by_name.get(name), states.get(name)) for name in dict.fromkeys([*names, *states])]
-
-
-def _report(name: str, settings: SinkSettings | None, state: SinkState | None) -> dict[str, Any]:
-    now = datetime.now(UTC)
-    if settings is None:
-        condition = "not configured"
-    elif not settings.enabled:
-        condition = "switched off"
-    elif state is not None and state.gone is not None:
-        condition = "disabled"
-    elif state is not None and state.failures:
-        condition = "failing"
-    else:
-        condition = "ok"
-    return {
-        "name": name,
-        "type": None if settings is None else settings.type,
-        "state": condition,
-        "queued": 0 if state is None else state.queued,
-        "oldest_queued_s": None if state is None else _age_s(state.oldest_queued_at, now),
-        "dead": 0 if state is None else state.dead,
-        "delivered": 0 if state is None else state.delivered,
-        "delivered_at": None if state is None else state.delivered_at,
-        "failures": 0 if state is None else state.failures,
-        "retry_at": None if state is None else state.retry_at,
-        "error": None if state is None else state.error,
-        # Before the first space stands what tells the settings apart, see Dispatcher.
-        "disabled_because": None if state is None or state.gone is None else state.gone.partition(" ")[2],
-    }
-
-
-def describe(sink: dict[str, Any]) -> list[str]:
-    """One sink for a person."""
-    age = "" if sink["oldest_queued_s"] is None else f", oldest for {sink['oldest_queued_s']:.0f} s"
-    dead = f", {sink['dead']} dead" if sink["dead"] else ""
-    kind = f" ({sink['type']})" if sink["type"] not in {None, sink["name"]} else ""
-    lines = [
-        f"{sink['name']}{kind}: {sink['state']}, {sink['delivered']} delivered, {sink['queued']} queued{age}{dead}"
-    ]
-    if sink["disabled_because"] is not None:
-        lines.append(f"  {printable(sink['disabled_because'])}")
-        lines.append(f"  'dfwatch sinks enable {sink['name']}' calls it again")
-    elif sink["failures"]:
-        lines.append(f"  {sink['failures']} failures in a row, next try at {sink['retry_at']}")
-    if sink["error"] and (sink["failures"] or sink["dead"]):
-        lines.append(f"  last error: {printable(sink['error'])}")
-    if sink["dead"] and sink["type"] is not None:
-        lines.append(f"  'dfwatch sinks replay --dead --since 30d --sink {sink['name']}' sends the dead ones again")
-    return lines
-
-
 def moment(text: str, now: datetime) -> str:
     """A point in time as the journal writes it.
 
@@ -299,10 +243,6 @@ def moment(text: str, now: datetime) -> str:
             hint="2026-01-31T12:00Z, 12h or 7d",
         ) from exc
     return found.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _age_s(stamp: str | None, now: datetime) -> float | None:
-    return None if stamp is None else max(0.0, (now - datetime.fromisoformat(stamp)).total_seconds())
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[list[SinkSettings], str]:

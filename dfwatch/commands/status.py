@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from dfwatch.commands import new_parser, sinks
+from dfwatch.commands import new_parser
 from dfwatch.console.exits import Exit
 from dfwatch.console.text import age_s, duration
 from dfwatch.printable import printable
@@ -51,13 +51,14 @@ def add_parser(commands: Subparsers) -> None:
 def command(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from dfwatch.settings import file as settings_file
+    from dfwatch.sinks.report import gather as gather_sinks
 
     settings = settings_file.load_found(arguments.config).settings
     root = settings.root
     if arguments.watch is not None:
         return _watch(root, arguments.last, arguments.watch, as_json=arguments.json)
     report = gather(root, arguments.last)
-    report["sinks"] = sinks.gather(root, settings.sinks)
+    report["sinks"] = gather_sinks(root, settings.sinks)
     if arguments.json:
         json.dump(report, sys.stdout, indent=2)
         print()
@@ -187,6 +188,8 @@ def gather(root: str, last: int) -> dict[str, Any]:
 
 def describe(report: dict[str, Any]) -> str:
     """The report for a person."""
+    from dfwatch.sinks.report import describe as describe_sink
+
     lines = [f"root      {printable(report['root'])}"]
     daemon = report["daemon"]
     if not report["running"]:
@@ -218,7 +221,7 @@ def describe(report: dict[str, Any]) -> str:
     lines += [f"{status:<9} {counts[status]}" for status in ("failed", "rejected")]
     lines.append(f"quarantined {counts['quarantined']}")
     for sink in report.get("sinks", []):
-        first, *rest = sinks.describe(sink)
+        first, *rest = describe_sink(sink)
         lines += [f"sink      {first}", *(f"        {line}" for line in rest)]
     if report["without_verdict"]:
         lines.append("last without a verdict:")

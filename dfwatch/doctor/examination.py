@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dfwatch.doctor import daemon, folders, machine, software
+from dfwatch.doctor import daemon, folders, machine, sinks, software
 from dfwatch.doctor.finding import Finding, fail
 from dfwatch.errors import DfwatchError
 from dfwatch.storage.layout import Layout
@@ -43,9 +43,18 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ("systemd", daemon.systemd),
     )
     for name, check in checks:
-        try:
-            yield check()
-        except DfwatchError as error:
-            yield fail(name, f"{error.subject}: {error.cause}" if error.subject else error.cause, error.hint)
-        except Exception as error:  # noqa: BLE001 - the others must still be looked at, and the person must know
-            yield fail(name, f"the check itself broke: {type(error).__name__}: {error}", "please report this")
+        yield from _guarded(name, _one(check))
+    yield from _guarded("sink", sinks.sinks(settings.root, settings.sinks))
+
+
+def _one(check: Callable[[], Finding]) -> Iterator[Finding]:
+    yield check()
+
+
+def _guarded(name: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    try:
+        yield from findings
+    except DfwatchError as error:
+        yield fail(name, f"{error.subject}: {error.cause}" if error.subject else error.cause, error.hint)
+    except Exception as error:  # noqa: BLE001 - the others must still be looked at, and the person must know
+        yield fail(name, f"the check itself broke: {type(error).__name__}: {error}", "please report this")

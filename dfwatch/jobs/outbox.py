@@ -85,22 +85,28 @@ class SinkState:
     """
 
     name: str
-    queued: int
-    dead: int
-    oldest_queued_at: str | None
-    delivered: int
-    delivered_at: str | None
-    failures: int
-    retry_at: str | None
-    error: str | None
-    gone: str | None
+    queued: int = 0
+    dead: int = 0
+    oldest_queued_at: str | None = None
+    delivered: int = 0
+    delivered_at: str | None = None
+    failures: int = 0
+    retry_at: str | None = None
+    error: str | None = None
+    gone: str | None = None
 
 
 def enqueue(
-    db: sqlite3.Connection, job_id: str, document: Mapping[str, Any], sinks: Iterable[str], *, sidecar: str
+    db: sqlite3.Connection,
+    job_id: str,
+    document: Mapping[str, Any],
+    sinks: Iterable[str],
+    *,
+    sidecar: str,
+    published_at: str = "",
 ) -> None:
-    """Enter one message for each sink, within the caller's transaction."""
-    rows = [(sink, job_id, utc_now(), os.fsencode(sidecar)) for sink in sinks]
+    """Enter one message for each sink, within the caller's transaction; ``published_at`` is now if it is empty."""
+    rows = [(sink, job_id, published_at or utc_now(), os.fsencode(sidecar)) for sink in sinks]
     if not rows:
         return
     body = zlib.compress(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8"))
@@ -196,19 +202,41 @@ class Outbox:
             db.execute("DELETE FROM sinks WHERE name = ?", (sink,))
         return len(jobs)
 
-    def replay(self, sink: str, job_id: str, document: Mapping[str, Any], *, sidecar: str) -> bool:
-        """Queue an outcome again; False if it is in the queue already. A dead message of it is taken up instead."""
+    def replay(
+        self, sink: str, job_id: str, document: Mapping[str, Any], *, sidecar: str, published_at: str = ""
+    ) -> bool:
+        """Queue an outcome again; False if it is in the queue already. A dead message of it is taken up instead.
+
+        Args:
+            sink: Who is to get it.
+            job_id: Its job.
+            document: The sidecar document.
+            sidecar: Where it was written.
+            published_at: When it was published, which each delivery tells; empty: now.
+        """
         with self._journal.transaction() as db:
             db.execute("DELETE FROM outbox WHERE sink = ? AND job = ? AND dead_at IS NOT NULL", (sink, job_id))
             if db.execute("SELECT 1 FROM outbox WHERE sink = ? AND job = ?", (sink, job_id)).fetchone():
                 return False
-            enqueue(db, job_id, document, [sink], sidecar=sidecar)
+            enqueue(db, job_id, document, [sink], sidecar=sidecar, published_at=published_at)
         return True
 
-    def dead(self, sink: str) -> set[str]:
-        """The jobs whose messages were set aside."""
-        rows = self._journal.query("SELECT job FROM outbox WHERE sink = ? AND dead_at IS NOT NULL", sink)
-        return {row["job"] for row in rows}
+    def revive(self, sink: str, since: str = "") -> int:
+        """Put dead messages back to where they stood in the queue, as if they had never failed.
+
+        Args:
+            sink: Whose.
+            since: Only those of outcomes published since then (ISO 8601, UTC); empty: all of them.
+
+        Returns:
+            How many there were.
+        """
+        with self._journal.transaction() as db:
+            return db.execute(
+                "UPDATE outbox SET dead_at = NULL, attempts = 0, first_failed_at = NULL, error = NULL"
+                " WHERE sink = ? AND dead_at IS NOT NULL AND queued_at >= ?",
+                (sink, since),
+            ).rowcount
 
     def document(self, job_id: str) -> dict[str, Any] | None:
         """An outcome's document while a message of it waits or is dead, else None."""

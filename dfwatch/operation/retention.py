@@ -1,4 +1,4 @@
-"""Prunes what has been kept for long enough: files in ``done/``, sidecars, closed jobs of the journal.
+"""Prunes what was kept for long enough: files in ``done/``, sidecars with their evidence, closed jobs of the journal.
 
 Only what the journal knows is touched, oldest first, and never anything of a job that is not closed or that a sink has
 yet to take. A file that is no longer the one that was put there is left alone and forgotten. Ages come from the wall
@@ -8,8 +8,10 @@ clock; while that clock has jumped since the start, nothing is pruned by age.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import structlog
 
 from dfwatch.errors import StorageError
+from dfwatch.evidence.folder import folder_name
 from dfwatch.reasons import Status
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """How many things one sweep removed."""
+    """How many things one sweep removed; a sidecar and its evidence are one."""
 
     files: int = 0
     sidecars: int = 0
@@ -120,7 +123,9 @@ class Retention:
             self._forget(row["id"], "media")
         left = MOST_AT_ONCE - files
         for row in self._beyond(results, "sidecar", "1", left):
+            # The sidecar first: it must not name pictures that are gone.
             sidecars += _remove(os.fsdecode(row["sidecar"]), None)
+            _remove_folder(_evidence_of(row))
             self._forget(row["id"], "sidecar")
         # A row is the only handle on what is still to be pruned, so it outlives its file and its sidecar.
         file_seen_to = f"(media IS NULL OR status != '{Status.DONE}')" if done else "1"
@@ -146,7 +151,7 @@ class Retention:
         found: list[sqlite3.Row] = []
         total_bytes = 0
         rows = self._journal.query(
-            f"SELECT id, {column}, size_bytes, updated_at, {_DELIVERED} AND {may_go} AS may_go FROM jobs"  # noqa: S608
+            f"SELECT id, name, {column}, size_bytes, updated_at, {_DELIVERED} AND {may_go} AS may_go FROM jobs"  # noqa: S608
             f" WHERE state = 'closed' AND {column} IS NOT NULL AND {which} ORDER BY updated_at DESC, id DESC"
         )
         for count, row in enumerate(rows, 1):
@@ -179,10 +184,18 @@ class Retention:
 def _size_of(row: sqlite3.Row, column: str) -> int:
     if column == "media":
         return int(row["size_bytes"] or 0)
-    try:
-        return os.lstat(os.fsdecode(row[column])).st_size
-    except OSError:
-        return 0
+    total = 0
+    with suppress(OSError):
+        total += os.lstat(os.fsdecode(row[column])).st_size
+    with suppress(OSError), os.scandir(_evidence_of(row)) as entries:
+        total += sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+    return total
+
+
+def _evidence_of(row: sqlite3.Row) -> str:
+    """Where the evidence lies, if there is any; no other job's has this name."""
+    folder = os.path.dirname(os.fsdecode(row["sidecar"]))
+    return os.path.join(folder, folder_name(os.fsdecode(row["name"]), row["id"]))
 
 
 def _remove(path: str, size_bytes: int | None) -> bool:
@@ -196,3 +209,13 @@ def _remove(path: str, size_bytes: int | None) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
+
+
+def _remove_folder(path: str) -> None:
+    try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            _log.warning("left alone: it is no longer what was put there", path=path)
+            return
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    shutil.rmtree(path)

@@ -36,7 +36,7 @@ def render(settings: Settings | None = None) -> str:
             for inner in dataclasses.fields(value):
                 lines += _setting(inner, getattr(value, inner.name), "  ")
         else:
-            lines += _setting(item, value, "")
+            lines += [*([""] if len(lines) > 1 else []), *_setting(item, value, "")]
     return "\n".join(lines) + "\n"
 
 

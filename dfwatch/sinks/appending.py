@@ -1,13 +1,23 @@
-"""A text file that grows by whole lines, is rotated, and may be followed by a reader (``tail -F``) meanwhile."""
+"""A text file that grows by whole lines, is rotated, and may be followed by a reader (``tail -F``) meanwhile.
+
+``AppendingSink`` is what the sinks have in common whose destination is such a file.
+"""
 
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from contextlib import suppress
-from typing import Final
+from dataclasses import MISSING, dataclass
+from typing import TYPE_CHECKING, Final
 
+from dfwatch.config import SinkSettings, setting
 from dfwatch.errors import SinkError
+from dfwatch.sinks import Sink
 from dfwatch.storage.durable import fsync_folder
+
+if TYPE_CHECKING:
+    from dfwatch.sinks import Message
 
 _CHUNK_BYTES: Final = 64 * 1024
 
@@ -123,3 +133,42 @@ class AppendedFile:
             with suppress(FileNotFoundError):
                 os.replace(f"{self._path}.{number}", f"{self._path}.{number + 1}")
         os.replace(self._path, f"{self._path}.1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppendingSettings(SinkSettings):
+    """Settings of every sink that appends to a file."""
+
+    path: str = setting(MISSING, doc="The file; its folder is made.", path=True)
+    max_bytes: int = setting(64 * 1024**2, doc="Rotate before the file gets larger; 0: never.", minimum=0)
+    keep: int = setting(5, doc="Rotated files that stay: path.1 (the newest) and on.", minimum=0, maximum=1000)
+
+
+class AppendingSink(Sink):
+    """Appends one line for each outcome.
+
+    Args:
+        settings: The file, and how it is rotated.
+        header: First line of each file, without its end.
+    """
+
+    def __init__(self, settings: AppendingSettings, *, header: bytes = b"") -> None:
+        self._path = settings.path
+        self._file = AppendedFile(settings.path, max_bytes=settings.max_bytes, keep=settings.keep, header=header)
+
+    @abstractmethod
+    def line(self, message: Message) -> bytes:
+        """The outcome as one line, without its end."""
+
+    def deliver(self, message: Message) -> None:
+        """See ``Sink``."""
+        self._file.append(self.line(message))
+
+    def probe(self) -> str:
+        """See ``Sink``."""
+        self._file.probe()
+        return f"{self._path} can be written to"
+
+    def close(self) -> None:
+        """See ``Sink``."""
+        self._file.close()

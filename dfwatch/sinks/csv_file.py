@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from dfwatch.config import SinkSettings, setting
-from dfwatch.sinks import Sink
-from dfwatch.sinks.appending import AppendedFile
+from dfwatch.sinks.appending import AppendingSettings, AppendingSink
 from dfwatch.sinks.record import NAMES, record
 
 if TYPE_CHECKING:
@@ -23,36 +22,23 @@ _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CsvSettings(SinkSettings):
+class CsvSettings(AppendingSettings):
     """Settings of ``type: csv``."""
 
     type: str = setting("csv", doc="Kind of sink.")
-    path: str = setting(MISSING, doc="The file; its folder is made.", path=True)
-    max_bytes: int = setting(64 * 1024**2, doc="Rotate before the file gets larger; 0: never.", minimum=0)
-    keep: int = setting(5, doc="Rotated files that stay: path.1 (the newest) and on.", minimum=0, maximum=1000)
 
 
-class CsvSink(Sink):
+class CsvSink(AppendingSink):
     """Appends rows as of RFC 4180, with a header in each file and no line ends within a row."""
 
     settings_type: ClassVar[type[SinkSettings]] = CsvSettings
 
     def __init__(self, settings: CsvSettings) -> None:
-        self._path = settings.path
-        self._file = AppendedFile(settings.path, max_bytes=settings.max_bytes, keep=settings.keep, header=_row(NAMES))
+        super().__init__(settings, header=_row(NAMES))
 
-    def deliver(self, message: Message) -> None:
-        """See ``Sink``."""
-        self._file.append(_row(record(message.document, message.queued_at).values()))
-
-    def probe(self) -> str:
-        """See ``Sink``."""
-        self._file.probe()
-        return f"{self._path} can be written to"
-
-    def close(self) -> None:
-        """See ``Sink``."""
-        self._file.close()
+    def line(self, message: Message) -> bytes:
+        """See ``AppendingSink``."""
+        return _row(record(message.document, message.queued_at).values())
 
 
 def _row(values: Iterable[Any]) -> bytes:

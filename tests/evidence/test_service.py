@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.service.daemon import Daemon
+from tests.service.daemon import Daemon, wait_for
 
 Make = Callable[..., Daemon]
 ON: dict[str, Any] = {"evidence": {"enabled": True}}
@@ -66,3 +66,19 @@ def test_after_kill_9_there_is_one_folder_and_the_sidecar_names_it(daemons: Make
     assert folder.name == document["evidence"]["folder"]
     assert (folder / "report.html").stat().st_size > 1000
     assert not list(daemon.root.rglob("*.tmp"))
+
+
+def test_retention_takes_the_sidecar_and_its_evidence(daemons: Make) -> None:
+    daemon = daemons(ON | {"retention": {"results_max_files": 1}})
+    daemon.drop("a.mp4", "fake")
+    daemon.start()
+    daemon.settle(1)
+    daemon.drop("b.mp4", "fake")
+    daemon.settle(2)
+    assert len(folders(daemon)) == 2
+    assert daemon.stop() == 0
+    # The first sweep comes with the start, the next ones by the minute.
+    daemon.start()
+    wait_for(lambda: "pruned" in daemon.events(), "the sweep is over")
+    assert list(daemon.sidecars()) == ["results/b.mp4.json"]
+    assert [folder.name for folder in folders(daemon)] == [daemon.sidecar("b.mp4")["evidence"]["folder"]]

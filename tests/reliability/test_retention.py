@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dfwatch.config import RetentionSettings
+from dfwatch.evidence.folder import folder_name
 from dfwatch.journal import JobRow, Journal
 from dfwatch.operation import retention
 from dfwatch.operation.retention import Retention, Swept
@@ -101,6 +102,31 @@ def test_by_age(bench: Bench) -> None:
     bench.clock.pass_days(5)
     assert bench.sweep(done_max_age_days=1, results_max_age_days=1, journal_max_age_days=5) == Swept(1, 1, 2)
     assert bench.row("old") is bench.row("new") is None
+
+
+def test_evidence_goes_with_its_sidecar(bench: Bench, tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        bench.ended(name)
+        folder = bench.folder / folder_name(name, name)
+        folder.mkdir()
+        (folder / "frame-1.jpg").write_bytes(bytes(1000))
+        bench.clock.pass_days(1)
+    somebodys = bench.folder / "old.other-job.evidence"
+    somebodys.mkdir()
+    assert bench.sweep(results_max_bytes=2020).total == 0
+    assert bench.sweep(results_max_bytes=2019) == Swept(0, 1)
+    assert bench.left() == {"old", "new", "new.json", "new.new.evidence", somebodys.name}
+
+
+def test_evidence_that_is_a_link_now_is_left_alone(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "precious").touch()
+    bench.ended("a")
+    (bench.folder / folder_name("a", "a")).symlink_to(elsewhere)
+    bench.clock.pass_days(1)
+    assert bench.sweep(results_max_age_days=0.5) == Swept(0, 1)
+    assert bench.left() == {"a", "a.a.evidence"}
+    assert (elsewhere / "precious").exists()
 
 
 def test_by_number_and_by_size_the_newest_stay(bench: Bench) -> None:

@@ -138,10 +138,16 @@ def test_failing_sink_is_seen_replayed_and_forgotten(
     assert daemon.command("status") == Exit.OK
     assert "1 dead" in capsys.readouterr().out
     (daemon.folder / "ok").touch()
-    assert daemon.command("sinks", "replay", "--since", "1h", "--dead") == Exit.OK
+    (daemon.root / "results" / "a.mp4.json").unlink()
+    assert daemon.command("sinks", "replay", "--dead", "--since", "2999-01-01") == Exit.OK
+    assert "picky: 0 queued" in capsys.readouterr().out
+    assert daemon.command("sinks", "replay", "--dead") == Exit.OK
     assert "picky: 1 queued" in capsys.readouterr().out
     wait_for(lambda: sinks()["picky"]["delivered"] == 1, "delivered after all")
     assert sinks()["picky"]["dead"] == 0
+    assert daemon.command("sinks", "replay", "--since", "1h", "--sink", "jsonl") == Exit.FOUND
+    assert "1 left out" in capsys.readouterr().err
+    (daemon.root / "results" / "a.mp4.json").write_text(json.dumps(lines(daemon.folder / "verdicts.jsonl")[0]))
     assert daemon.command("sinks", "replay", "--since", "1h", "--sink", "jsonl") == Exit.OK
     wait_for(lambda: len(lines(daemon.folder / "verdicts.jsonl")) == 2, "the same again")
     first, second = lines(daemon.folder / "verdicts.jsonl")
@@ -169,6 +175,8 @@ def test_commands_of_sinks(daemon: SinkDaemon, sink_file: dict[str, Any], capsys
     assert daemon.command("sinks", "test", "nobody") == Exit.USAGE
     assert "there: jsonl, broken" in capsys.readouterr().err
     assert daemon.command("sinks", "replay", "--since", "yesterday") == Exit.USAGE
+    assert daemon.command("sinks", "replay") == Exit.USAGE
+    assert "--dead" in capsys.readouterr().err
     assert main(["sinks", "kinds"]) == Exit.OK
     assert {"jsonl", "csv", "command"} <= {line.split()[0] for line in capsys.readouterr().out.splitlines()}
     assert daemon.command("check-config", "--show") == Exit.OK

@@ -216,6 +216,38 @@ def test_message_that_failed_for_too_long_is_set_aside(bench: Bench) -> None:
     assert bench.outbox.state("one").dead == 0
 
 
+def test_dead_messages_go_again_however_old_and_into_their_old_places(bench: Bench) -> None:
+    def picky(one: Message) -> None:
+        if one.key in {message(0).key, message(2).key}:
+            raise SinkError("delivering to", "it", "unprocessable", retryable=False)
+
+    FakeSink.behave["one"] = picky
+    bench.start(FakeSettings(name="one", retry_for_s=60.0))
+    keys = bench.publish(range(4), "one", "two")
+    wait_until(lambda: bench.outbox.state("one").dead == 2, "two are dead")
+    bench.stop()
+    with bench.journal.transaction() as db:
+        db.execute("UPDATE outbox SET queued_at = '2001-01-01T00:00:00.000Z', first_failed_at = queued_at")
+    assert bench.outbox.revive("one", since="2002-01-01T00:00:00.000Z") == 0
+    assert bench.outbox.revive("one") == 2
+    later = bench.publish(range(4, 6), "one")
+    FakeSink.behave.clear()
+    FakeSink.taken.clear()
+    bench.start(FakeSettings(name="one", retry_for_s=60.0))
+    bench.taken("one", [keys[0], keys[2], *later])
+    assert bench.outbox.state("two").queued == 4
+
+
+def test_what_is_sent_again_says_when_it_was_published(bench: Bench) -> None:
+    told: list[str] = []
+    FakeSink.behave["one"] = lambda one: told.append(one.queued_at)
+    bench.start(FakeSettings(name="one"))
+    stamp = "2026-01-02T03:04:06.000Z"
+    assert bench.outbox.replay("one", message(1).key, message(1).document, sidecar="", published_at=stamp)
+    bench.taken("one", [message(1).key])
+    assert told == [stamp]
+
+
 def test_sink_that_breaks_its_word_is_only_failing(bench: Bench) -> None:
     FakeSink.behave["one"] = lambda one: one.document["no such key"]
     bench.start(FakeSettings(name="one"), FakeSettings(name="two"))
