@@ -43,7 +43,13 @@ def _add_prepare(subparsers: Subparsers) -> None:
     parser.add_argument("--cropped", action="store_true", help="the pictures are face crops already: keep them whole")
     parser.add_argument("--size", type=int, default=224, metavar="PX", help="longest side of a stored crop (224)")
     parser.add_argument("--margin", type=float, default=0.35, help="room around the face box (0.35)")
-    parser.add_argument("--quality", type=int, default=95, help="JPEG quality of stored crops (95)")
+    parser.add_argument(
+        "--codec",
+        default="jpeg",
+        choices=("jpeg", "webp"),
+        help="of stored crops; webp needs a third of the bytes (jpeg)",
+    )
+    parser.add_argument("--quality", type=int, default=95, help="of stored crops, 1 to 100 (95)")
     parser.add_argument("--frames", type=int, default=16, help="frames from each video (16)")
     parser.add_argument("--processes", type=int, default=1, help="processes for pictures (1)")
     parser.set_defaults(command=_lazy("run_prepare"))

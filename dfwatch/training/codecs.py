@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-import av
 import cv2
 import numpy as np
 
@@ -13,18 +12,31 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+Codec = Literal["jpeg", "webp"]
+SUFFIXES: dict[Codec, str] = {"jpeg": ".jpg", "webp": ".webp"}
+_QUALITY_KEYS: dict[Codec, int] = {"jpeg": cv2.IMWRITE_JPEG_QUALITY, "webp": cv2.IMWRITE_WEBP_QUALITY}
+
+
+def encode(image: NDArray[np.uint8], codec: Codec, quality: int) -> bytes:
+    """Encode a uint8 RGB picture; quality 1 to 100 (lossy WebP too: 100 is not lossless here)."""
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(SUFFIXES[codec], bgr, [_QUALITY_KEYS[codec], quality])[1].tobytes()
+
+
 def jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     """Encode a uint8 RGB picture as JPEG and decode it."""
-    return _reencode(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, quality)
+    return _reencode(image, "jpeg", quality)
 
 
 def webp(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
     """Encode a uint8 RGB picture as lossy WebP, which is a VP8 key frame, and decode it."""
-    return _reencode(image, ".webp", cv2.IMWRITE_WEBP_QUALITY, quality)
+    return _reencode(image, "webp", quality)
 
 
 def h264(image: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
     """Encode a square uint8 RGB picture as a key frame of H.264 at a constant rate factor and decode it."""
+    import av  # noqa: PLC0415 - a machine that only trains may lack it
+
     side = image.shape[0] - image.shape[0] % 2
     memory = io.BytesIO()
     with av.open(memory, "w", format="mp4") as container:
@@ -44,6 +56,6 @@ def h264(image: NDArray[np.uint8], crf: int) -> NDArray[np.uint8]:
     return picture
 
 
-def _reencode(image: NDArray[np.uint8], suffix: str, key: int, quality: int) -> NDArray[np.uint8]:
-    encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [key, quality])[1]
+def _reencode(image: NDArray[np.uint8], codec: Codec, quality: int) -> NDArray[np.uint8]:
+    encoded = np.frombuffer(encode(image, codec, quality), np.uint8)
     return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB), np.uint8)

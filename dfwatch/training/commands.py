@@ -44,7 +44,11 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     layout = layouts.detect(arguments.source) if arguments.layout == "auto" else arguments.layout
     sources = layouts.scan(layout, arguments.source)
     cut = CutSpec(
-        size_px=arguments.size, margin=arguments.margin, whole=arguments.cropped, jpeg_quality=arguments.quality
+        size_px=arguments.size,
+        margin=arguments.margin,
+        whole=arguments.cropped,
+        codec=arguments.codec,
+        quality=arguments.quality,
     )
     options = PrepareOptions(folder=arguments.pack, cut=cut, processes=arguments.processes)
     _say(f"{len(sources)} sources, layout {layout}")

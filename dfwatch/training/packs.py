@@ -1,4 +1,4 @@
-"""Packs: face crops as JPEG in plain tar files of limited size, with an index that gives each picture's place.
+"""Packs: face crops as JPEG or WebP in plain tar files of limited size, with an index that gives each picture's place.
 
 A pack is a folder: ``index.csv`` and ``shard-000.tar``, ``shard-001.tar`` … Any tar tool can look inside (the layout is
 that of WebDataset); our reader jumps straight to a picture by its offset. Shards are kept under 60 MiB so that they
@@ -40,9 +40,9 @@ class PackWriter:
         self._shards = 0
         os.makedirs(folder, exist_ok=True)
 
-    def add(self, jpeg: bytes, record: Record) -> None:
+    def add(self, encoded: bytes, record: Record) -> None:
         """Store one encoded picture; ``shard``, ``offset`` and ``length`` of ``record`` are filled in here."""
-        if self._tar is not None and _closed_bytes(self._tar.offset, len(jpeg)) > self._limit_bytes:
+        if self._tar is not None and _closed_bytes(self._tar.offset, len(encoded)) > self._limit_bytes:
             self._tar.close()
             self._tar = None
         if self._tar is None:
@@ -51,11 +51,11 @@ class PackWriter:
             )
             self._shards += 1
         member = tarfile.TarInfo(record.name)
-        member.size = len(jpeg)
+        member.size = len(encoded)
         offset = self._tar.offset + _BLOCK_BYTES
-        self._tar.addfile(member, io.BytesIO(jpeg))
+        self._tar.addfile(member, io.BytesIO(encoded))
         shard = f"shard-{self._shards - 1:03d}.tar"
-        self._records.append(dataclasses.replace(record, shard=shard, offset=offset, length=len(jpeg)))
+        self._records.append(dataclasses.replace(record, shard=shard, offset=offset, length=len(encoded)))
 
     def close(self) -> list[Record]:
         """Finish the pack and return its index."""
@@ -95,7 +95,7 @@ class Pack:
         return {"folder": self.folder, "records": self.records, "_maps": {}}
 
     def encoded(self, record: Record) -> bytes:
-        """Return the JPEG of one record."""
+        """Return the encoded picture of one record."""
         shard = self._maps.get(record.shard)
         if shard is None:
             path = os.path.join(self.folder, record.shard)

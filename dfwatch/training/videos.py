@@ -7,13 +7,13 @@ import dataclasses
 import os
 from typing import TYPE_CHECKING, Any, Self
 
-import cv2
 import numpy as np
 
 from dfwatch.config import ModelSettings, Settings
 from dfwatch.reader import Reader
 from dfwatch.reading import CropSpec
 from dfwatch.storage.source import open_regular
+from dfwatch.training.codecs import SUFFIXES, encode
 from dfwatch.training.landmarks import LandmarkFinder
 from dfwatch.training.records import Record
 
@@ -42,7 +42,7 @@ class VideoCutter:
         settings = Settings()
         self._reader = Reader(dataclasses.replace(settings.reader, frames=frames), settings.faces)
         self._spec = CropSpec(size_px=cut.size_px, margin=cut.margin)
-        self._quality = cut.jpeg_quality
+        self._cut = cut
         self._landmarks = LandmarkFinder(224)
 
     def __enter__(self) -> Self:
@@ -74,16 +74,14 @@ class VideoCutter:
             found = self._landmarks.largest(crop)
             longer = max(face.box.width, face.box.height)
             width, height = face.box.width / longer / room, face.box.height / longer / room
-            bgr = cv2.cvtColor(crop, cv2.COLOR_RGB2BGR)
-            jpeg = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, self._quality])[1].tobytes()
             places = np.empty(0) if found is None else found.landmarks.reshape(-1) / crop.shape[0]
             yield (
-                jpeg,
+                encode(crop, self._cut.codec, self._cut.quality),
                 Record(
                     shard="",
                     offset=0,
                     length=0,
-                    name=f"{stem}-{face.frame_index:03d}.jpg",
+                    name=f"{stem}-{face.frame_index:03d}{SUFFIXES[self._cut.codec]}",
                     source=source.source,
                     label=source.label,
                     group=source.group,

@@ -214,3 +214,17 @@ def test_summary_and_contact_sheet(pack: Pack, tmp_path: Path) -> None:
 
 def test_no_group_of_a_prepared_pack_crosses_a_split(pack: Pack) -> None:
     check_disjoint([take(pack.records, split, SplitRule(), frozenset()) for split in SPLITS])
+
+
+def test_crops_are_stored_as_webp_of_the_size_asked_for(tmp_path: Path, pictures: list[Source]) -> None:
+    folders = {}
+    for codec, suffix, magic in (("jpeg", ".jpg", b"\xff\xd8"), ("webp", ".webp", b"RIFF")):
+        cut = CutSpec(whole=True, size_px=40, codec=codec, quality=80)  # type: ignore[arg-type]
+        options = PrepareOptions(folder=str(tmp_path / codec), cut=cut)
+        made = prepare(pictures, options)
+        pack = Pack(options.folder)
+        assert all(item.name.endswith(suffix) for item in made.records)
+        assert all(pack.encoded(item).startswith(magic) for item in pack.records)
+        folders[codec] = [pack.picture(item).astype(int) for item in pack.records]
+    assert all(picture.shape == (40, 40, 3) for picture in folders["webp"])
+    assert np.mean([np.abs(a - b).mean() for a, b in zip(*folders.values(), strict=True)]) < 8
