@@ -6,14 +6,14 @@ treated in exactly the same way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from dfwatch.training import codecs
-from dfwatch.training.windows import Window, cut_window, fit_window
+from dfwatch.training.windows import BORDERS, Border, Window, cut_window, fit_window, surround
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -36,6 +36,10 @@ class AugmentSpec:
         jpeg_quality: Range of JPEG qualities.
         webp_quality: Range of WebP qualities; lossy WebP is a VP8 key frame, so it leaves a video codec's traces.
         h264_crf: Range of rate factors of an H.264 key frame; dearer than the others, 3 ms a crop.
+        pad_share: Share of crops whose window is drawn from ``pad`` instead of ``zoom`` and may reach over the edge of
+            the picture. What lies there is made up from the picture. Tight crops show no surroundings, so without this
+            a network learns to depend on the margin. Both labels are treated alike.
+        pad: Side of such a window in units of the reference window.
     """
 
     zoom: tuple[float, float] = (0.8, 1.25)
@@ -62,6 +66,8 @@ class AugmentSpec:
     webp_quality: tuple[int, int] = (15, 80)
     h264_share: float = 0.0
     h264_crf: tuple[int, int] = (20, 40)
+    pad_share: float = 0.0
+    pad: tuple[float, float] = (1.0, 1.7)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +94,7 @@ class AugmentPlan:
     jpeg_quality: int = 0
     webp_quality: int = 0
     h264_crf: int = 0
+    border: Border | None = None
 
 
 def draw(spec: AugmentSpec, rng: Generator) -> AugmentPlan:
@@ -101,7 +108,7 @@ def draw(spec: AugmentSpec, rng: Generator) -> AugmentPlan:
 
     colour = chance(spec.colour_share)
     turned = chance(spec.rotate_share)
-    return AugmentPlan(
+    plan = AugmentPlan(
         zoom=between(spec.zoom),
         shift_x=between((-spec.shift, spec.shift)),
         shift_y=between((-spec.shift, spec.shift)),
@@ -124,6 +131,9 @@ def draw(spec: AugmentSpec, rng: Generator) -> AugmentPlan:
         # Nothing is drawn where it is not wanted, so that recipes from before it was there draw as they did.
         h264_crf=int(rng.integers(*spec.h264_crf)) if spec.h264_share and chance(spec.h264_share) else 0,
     )
+    if spec.pad_share and chance(spec.pad_share):
+        plan = replace(plan, zoom=between(spec.pad), border=BORDERS[int(rng.integers(len(BORDERS)))])
+    return plan
 
 
 def apply(plan: AugmentPlan, image: NDArray[np.uint8], window: Window, size_px: int) -> NDArray[np.uint8]:
@@ -131,12 +141,12 @@ def apply(plan: AugmentPlan, image: NDArray[np.uint8], window: Window, size_px: 
     if plan.rotate_deg or plan.shear:
         image = _turn(image, window, plan)
     side = window.side * plan.zoom
-    drawn = fit_window(
-        window.left + window.side / 2 + plan.shift_x * side,
-        window.top + window.side / 2 + plan.shift_y * side,
-        side,
-        (image.shape[0], image.shape[1]),
-    )
+    centre_x = window.left + window.side / 2 + plan.shift_x * side
+    centre_y = window.top + window.side / 2 + plan.shift_y * side
+    if plan.border is None:
+        drawn = fit_window(centre_x, centre_y, side, (image.shape[0], image.shape[1]))
+    else:
+        image, drawn = surround(image, Window(centre_x - side / 2, centre_y - side / 2, side), plan.border)
     # Compression and noise happen to the video, before the model's resizing: work at the stored size, within reason.
     work_px = int(min(max(drawn.side, size_px), 1.5 * size_px))
     crop = cut_window(image, drawn, work_px)

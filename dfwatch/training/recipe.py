@@ -19,7 +19,12 @@ from dfwatch.training.splits import SplitRule
 from dfwatch.training.windows import REFERENCE_MARGIN, REFERENCE_SHIFT_Y
 
 # Settings younger than the first shipped run. At their defaults they change nothing, so they keep out of the digest.
-_ADDED_LATER = (("augment", "h264_share", 0.0), ("augment", "h264_crf", (20, 40)))
+_ADDED_LATER = (
+    ("augment", "h264_share", 0.0),
+    ("augment", "h264_crf", (20, 40)),
+    ("augment", "pad_share", 0.0),
+    ("augment", "pad", (1.0, 1.7)),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +192,9 @@ class Recipe:
         """Return a hash of all that decides the training; a run resumes only under the recipe it began with."""
         settings = dataclasses.asdict(self)
         del settings["about"]
+        if settings["teacher"] is not None:
+            # A path says nothing of what the teacher knows, and another machine has other paths.
+            del settings["teacher"]["bundle"]
         for section, key, default in _ADDED_LATER:
             if settings[section][key] == default:
                 del settings[section][key]

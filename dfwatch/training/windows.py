@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import cv2
 import numpy as np
@@ -22,9 +23,20 @@ REFERENCE_MARGIN = -0.08
 REFERENCE_SHIFT_Y = 0.055
 
 
+# What is put where a window reaches over the picture's edge.
+Border = Literal["reflect", "replicate", "blurred"]
+BORDERS: tuple[Border, ...] = ("reflect", "replicate", "blurred")
+_BORDER_TYPES = {
+    "reflect": cv2.BORDER_REFLECT_101,
+    "replicate": cv2.BORDER_REPLICATE,
+    "blurred": cv2.BORDER_REFLECT_101,
+}
+_BORDER_BLUR_SHARE = 0.06  # of the picture's longer side
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A square in a picture, in pixels; it lies inside the picture."""
+    """A square in a picture, in pixels; it lies inside the picture, but for those that ``surround`` takes."""
 
     left: float
     top: float
@@ -52,6 +64,36 @@ def fit_window(centre_x: float, centre_y: float, side: float, shape: tuple[int, 
     left = min(max(centre_x - side / 2, 0.0), width - side)
     top = min(max(centre_y - side / 2, 0.0), height - side)
     return Window(left, top, side)
+
+
+def surround(image: NDArray[np.uint8], window: Window, border: Border) -> tuple[NDArray[np.uint8], Window]:
+    """Make up what a window shows beyond the picture's edge.
+
+    Returns:
+        The picture with as much around it as the window needs, at most its own size on each side, and the window in
+        the new picture's pixels. The pixels of the picture itself are kept.
+    """
+    height, width = image.shape[:2]
+    reach = [
+        max(0, min(math.ceil(over), room - 1))
+        for over, room in (
+            (-window.top, height),
+            (window.top + window.side - height, height),
+            (-window.left, width),
+            (window.left + window.side - width, width),
+        )
+    ]
+    above, below, before, after = reach
+    if not any(reach):
+        return image, window
+    wide = cv2.copyMakeBorder(image, above, below, before, after, _BORDER_TYPES[border])
+    if border == "blurred":
+        wide = cv2.GaussianBlur(wide, (0, 0), _BORDER_BLUR_SHARE * max(height, width))
+        wide[above : above + height, before : before + width] = image
+    made = np.asarray(wide, np.uint8)
+    shape = (made.shape[0], made.shape[1])
+    centre_x, centre_y = window.left + window.side / 2 + before, window.top + window.side / 2 + above
+    return made, fit_window(centre_x, centre_y, window.side, shape)
 
 
 def cut_window(image: NDArray[np.uint8], window: Window, size_px: int) -> NDArray[np.uint8]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dfwatch.training import augment
 from dfwatch.training.augment import AugmentPlan, AugmentSpec
-from dfwatch.training.windows import Window, fit_window, reference_window
+from dfwatch.training.windows import BORDERS, Border, Window, fit_window, reference_window, surround
 from tests.training.made import face_like, record
 
 ALWAYS = AugmentSpec(
@@ -20,6 +20,7 @@ ALWAYS = AugmentSpec(
     jpeg_share=1,
     webp_share=1,
     h264_share=1,
+    pad_share=0.5,
 )
 
 
@@ -33,6 +34,38 @@ def test_every_plan_gives_a_picture_and_the_same_plan_the_same_picture(seed: int
     assert first.shape == (size_px, size_px, 3)
     assert first.dtype == np.uint8
     assert np.array_equal(first, augment.apply(plan, picture, Window(4, 4, 56), size_px))
+
+
+def test_what_is_not_asked_for_is_not_drawn() -> None:
+    """Recipes from before surroundings were made up draw what they always drew."""
+    padded = AugmentSpec(pad_share=1.0, pad=(1.5, 1.5))
+    plain, wide = (augment.draw(spec, np.random.default_rng(3)) for spec in (AugmentSpec(), padded))
+    assert plain.border is None
+    assert wide.border is not None
+    assert (wide.zoom, wide.flip, wide.noise_seed, wide.gain) == (1.5, plain.flip, plain.noise_seed, plain.gain)
+
+
+@pytest.mark.parametrize("border", BORDERS)
+def test_surroundings_are_made_up_and_the_picture_is_kept(border: Border) -> None:
+    picture = face_like(np.random.default_rng(2))
+    plan = AugmentPlan(zoom=1.5, border=border)
+    seen = augment.apply(plan, picture, Window(0, 0, 64), 96)
+    assert np.abs(seen[16:80, 16:80].astype(int) - picture).max() <= 1
+    # What lies around resembles the picture's edge, and is no black bar.
+    edge = seen[14, 20:76].astype(int) - picture[0, 4:60]
+    assert np.abs(edge).mean() < 25
+
+
+@given(st.floats(-30, 60), st.floats(-30, 60), st.floats(8, 150), st.sampled_from(BORDERS))
+@settings(max_examples=40, deadline=None)
+def test_made_up_surroundings_hold_the_window_they_were_made_for(
+    x: float, y: float, side: float, border: Border
+) -> None:
+    made, window = surround(face_like(np.random.default_rng(2), 48), Window(x, y, side), border)
+    assert min(window.left, window.top) > -1e-6
+    assert window.left + window.side <= made.shape[1] + 1e-6
+    assert window.top + window.side <= made.shape[0] + 1e-6
+    assert max(made.shape) <= 3 * 48
 
 
 def test_an_empty_plan_changes_nothing() -> None:

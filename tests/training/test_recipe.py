@@ -40,7 +40,6 @@ def test_the_models_of_the_service_have_recipes() -> None:
         "resnext50_32x4d",
         "nasnetalarge",
         "efficientnet_lite0",
-        "efficientnet_lite1",
         "efficientnet_lite2",
     }
 
@@ -83,6 +82,31 @@ def test_the_digest_follows_every_setting(tmp_path: Path) -> None:
     assert load_recipe(write(tmp_path, SMALL)).digest() == one
     assert load_recipe(write(tmp_path, SMALL + "seed: 2\n")).digest() != one
     assert load_recipe(write(tmp_path, SMALL + "augment: {jpeg_share: 0.5}\n")).digest() != one
+
+
+def test_the_digest_of_the_shipped_weights_recipe_stays() -> None:
+    # It is written in the shipped bundle: whoever changes what it hashes breaks the trace from weights to recipe.
+    from dfwatch.models.bundle import load_bundle
+
+    root = RECIPES[0].parents[1]
+    trained = load_bundle(root / "model" / "efficientnet_lite0_dfdc").metrics["training"]
+    assert trained["recipe_digest"] == load_recipe(str(root / "recipes" / "efficientnet_lite0.yaml")).digest()
+
+
+def test_the_digest_does_not_follow_the_teachers_path(tmp_path: Path) -> None:
+    digests = {
+        load_recipe(write(tmp_path, SMALL + f"teacher: {{bundle: {bundle}, weight: {weight}}}\n")).digest()
+        for bundle, weight in (("here", 0.5), ("there", 0.5), ("here", 0.7))
+    }
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_says_what_it_is_for_and_whether_it_was_run(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    head = [line for line in lines[:6] if line.startswith("# ")]
+    assert any(line.startswith("# For: ") for line in head)
+    assert any(line.startswith("# Run: ") for line in head)
 
 
 def test_settings_that_came_later_leave_older_digests_alone(tmp_path: Path) -> None:
