@@ -27,7 +27,8 @@ def test_a_dfdc_fake_and_its_source_are_one_group_under_the_sources_file_name(tm
         "real.mp4,120,118,REAL,\nfake.mp4,96,96,FAKE,real.mp4\nlone.mp4,96,96,FAKE,gone.mp4\n"
         "nocrop.mp4,96,96,FAKE,real.mp4\n"
     )
-    found = sources("dfdc", tmp_path / "dfdc", tmp_path / "tables" / ".." / "dfdc.csv")
+    (tmp_path / "tables").mkdir()
+    found = sources("dfdc", tmp_path / "dfdc", tmp_path / "tables" / "dfdc.csv")
     assert {name: (source.label, source.group, source.face_px) for name, source in found.items()} == {
         "real.mp4": ("REAL", "real.mp4", 120),
         "fake.mp4": ("FAKE", "real.mp4", 96),
