@@ -1,13 +1,14 @@
-"""Real servers on the loopback address, each in a temporary folder, killed and started by the tests."""
+"""Real servers on the loopback address, each a process with a temporary folder, killed and started by the tests."""
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
-import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -15,9 +16,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests import programs
+from tests.sinks.receiver import Received, kept_in
+
+_DEADLINE_S = 60.0
 
 
 def free_port() -> int:
@@ -27,13 +32,11 @@ def free_port() -> int:
 
 
 class Server(ABC):
-    """One server process.
+    """One server process. It dies with the test's process, however that ends.
 
     Args:
         user: Whom to run it as where the tests run as root; the server refuses to be root.
     """
-
-    kill_signal = signal.SIGKILL
 
     def __init__(self, user: str | None = None) -> None:
         self.port = free_port()
@@ -58,20 +61,33 @@ class Server(ABC):
         return False
 
     def start(self) -> None:
+        setpriv = programs.find("setpriv")
+        before = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, **self.as_user
+                [*before, *self.command()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                **self.as_user,
             )
-        until_s = time.monotonic() + 30.0
+        until_s = time.monotonic() + _DEADLINE_S
         while not self.ready():
             if self.process.poll() is not None or time.monotonic() > until_s:
                 raise AssertionError(f"the server did not start: {(self.folder / 'log').read_text()[-2000:]}")
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     def kill(self) -> None:
+        """SIGKILL for the server and its children."""
         if self.process is not None:
-            self.process.send_signal(self.kill_signal)
-            self.process.wait(timeout=30.0)
+            family = [psutil.Process(self.process.pid)]
+            family += family[0].children(recursive=True)
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            self.process.wait(timeout=_DEADLINE_S)
+            psutil.wait_procs(family, timeout=_DEADLINE_S)
             self.process = None
 
     def remove(self) -> None:
@@ -80,12 +96,9 @@ class Server(ABC):
 
 
 class Postgresql(Server):
-    # Its "immediate shutdown": the processes die where they are, and the next start recovers as after a crash.
-    kill_signal = signal.SIGQUIT
-
     def __init__(self) -> None:
         super().__init__("postgres")
-        self.postgres = programs.require("postgres", "/usr/lib/postgresql/*/bin/postgres")
+        self.postgres = programs.require("/usr/lib/postgresql/*/bin/postgres", "postgres")
         self.password = "hunter2-of-postgres"
         (self.folder / "password").write_text(self.password)
         (self.folder / "password").chmod(0o644)
@@ -181,3 +194,56 @@ class Redis(Server):
         with suppress(redis.RedisError):
             return bool(client.ping())
         return False
+
+
+class ReceiverProcess(Server):
+    """``receiver.py``, with what it kept.
+
+    Args:
+        certificate: File with its private key and certificate; None for HTTP without TLS.
+    """
+
+    def __init__(self, certificate: str | None = None) -> None:
+        super().__init__()
+        self.certificate = certificate
+        self.start()
+
+    def command(self) -> list[str]:
+        script = Path(__file__).with_name("receiver.py")
+        more = [self.certificate] if self.certificate else []
+        return [sys.executable, "-I", str(script), str(self.folder / "kept"), str(self.port), *more]
+
+    @property
+    def requests(self) -> list[Received]:
+        return kept_in(self.folder / "kept")
+
+
+class Moto(Server):
+    """moto's server. It keeps everything in memory; its recorder brings back what it had done before it was killed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recording = self.folder / "recording"
+        self.start()
+
+    def command(self) -> list[str]:
+        return [
+            *("/usr/bin/env", "MOTO_ENABLE_RECORDING=1", f"MOTO_RECORDER_FILEPATH={self.recording}"),
+            *(sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)),
+        ]
+
+    def start(self) -> None:
+        import urllib3
+
+        recorded = self.recording.read_bytes().split(b"\n")[:-1] if self.recording.exists() else []
+        # Looking on changes nothing, and a request that it died over got no answer.
+        changes = [line for line in recorded if json.loads(line)["method"] in {"PUT", "POST"}]
+        self.recording.write_bytes(b"".join(line + b"\n" for line in changes))
+        super().start()
+        answer = urllib3.request(
+            "POST",
+            f"http://127.0.0.1:{self.port}/moto-api/recorder/replay-recording",
+            timeout=_DEADLINE_S,
+            retries=False,
+        )
+        assert answer.status == 200, answer.data

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from dfwatch.sinks.filters import wants
 from dfwatch.sinks.notify import NotifySettings, NotifySink, describe
 from dfwatch.sinks.samples import sample
 from dfwatch.sinks.testing import Destination, SinkContract, message
-from tests.sinks.servers import free_port
+from tests.sinks.servers import ReceiverProcess
 
 pytest.importorskip("apprise")
 # A library of apprise's needs a module that Python 3.13 has no more, and brings its own where it is gone.
@@ -27,25 +24,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:Deprecati
 TITLE = re.compile(r"(?P<name>.*): (?P<verdict>[A-Z_]+|rejected)(?: \(confidence \d+%\))?", re.DOTALL)
 
 
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.told.append((self.path, json.loads(body)))  # type: ignore[attr-defined]
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 class Room(Destination):
     def __init__(self, folder: Path) -> None:
-        self.told: list[tuple[str, dict[str, Any]]] = []
-        self.port = free_port()
+        self.server = ReceiverProcess()
         self.urls = folder / "urls"
-        self.urls.write_text(f"# the newsroom\njson://127.0.0.1:{self.port}/hunter2-token/\n")
-        self.server: Any = None
-        self.start()
+        self.urls.write_text(f"# the newsroom\njson://127.0.0.1:{self.server.port}/hunter2-token/\n")
 
     @property
     def settings(self) -> NotifySettings:
@@ -53,7 +36,8 @@ class Room(Destination):
 
     def received(self) -> list[dict[str, Any]]:
         found = []
-        for _, told in self.told:
+        for request in self.server.requests:
+            told = json.loads(request.body)
             title = TITLE.fullmatch(told["title"])
             job = re.search(r"job (\S+)\.$", told["message"])
             if title is not None and job is not None:
@@ -65,22 +49,17 @@ class Room(Destination):
         return ["hunter2"]
 
     def stop(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.server = None
+        self.server.kill()
 
     def start(self) -> None:
-        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        self.server.told = self.told
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        self.server.start()
 
 
 @pytest.fixture
 def room(tmp_path: Path) -> Iterator[Room]:
     made = Room(tmp_path)
     yield made
-    with suppress(AttributeError):
-        made.stop()
+    made.server.remove()
 
 
 class TestNotifyContract(SinkContract):

@@ -1,10 +1,9 @@
-"""s3 with moto's server, over real HTTP."""
+"""s3 with moto's server in a process of its own."""
 
 from __future__ import annotations
 
 import functools
 import json
-import logging
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,27 +15,25 @@ import pytest
 from dfwatch.errors import SinkError
 from dfwatch.sinks.s3 import S3Settings, S3Sink
 from dfwatch.sinks.testing import Destination, SinkContract, message, with_values
-from tests.sinks.servers import free_port
+from tests.sinks.servers import Moto
 
 boto3 = pytest.importorskip("boto3")
-moto = pytest.importorskip("moto.server")
+pytest.importorskip("moto.server")
 
 SECRET = "hunter2-of-the-bucket"
 
 
 class Bucket(Destination):
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, server: Moto, folder: Path) -> None:
+        self.server = server
         self.secret = folder / "secret"
         self.secret.write_text(f"{SECRET}\n")
-        self.port = free_port()
         self.name = f"bucket-{uuid.uuid4().hex}"
-        self.server: Any = None
-        self.start()
         self.client().create_bucket(Bucket=self.name)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self.server.port}"
 
     @functools.cache  # noqa: B019 - making one takes longer than the test, which the bucket does not outlive
     def client(self) -> Any:
@@ -66,7 +63,7 @@ class Bucket(Destination):
         return {entry["Key"]: client.get_object(Bucket=self.name, Key=entry["Key"])["Body"].read() for entry in listed}
 
     def received(self) -> list[dict[str, Any]]:
-        if self.server is None:
+        if self.server.process is None:
             return []
         documents = [json.loads(body) for body in self.objects().values()]
         return [{**document, "name": document["subject"]["name"]} for document in documents]
@@ -75,21 +72,24 @@ class Bucket(Destination):
         return [SECRET]
 
     def stop(self) -> None:
-        self.server.stop()
-        self.server = None
+        self.server.kill()
 
     def start(self) -> None:
-        self.server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=self.port, verbose=False)
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)
         self.server.start()
 
 
-@pytest.fixture
-def bucket(tmp_path: Path) -> Iterator[Bucket]:
-    made = Bucket(tmp_path)
+@pytest.fixture(scope="module")
+def server() -> Iterator[Moto]:
+    made = Moto()
     yield made
-    if made.server is not None:
-        made.stop()
+    made.remove()
+
+
+@pytest.fixture
+def bucket(server: Moto, tmp_path: Path) -> Bucket:
+    if server.process is None:
+        server.start()
+    return Bucket(server, tmp_path)
 
 
 class TestS3Contract(SinkContract):

@@ -5,13 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import socket
-import ssl
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,93 +17,53 @@ from dfwatch.errors import MissingExtraError, SinkError, SinkGoneError
 from dfwatch.sinks import extras, webhook
 from dfwatch.sinks.testing import Destination, SinkContract, message, with_values
 from dfwatch.sinks.webhook import EVENT_TYPE, TEST_TYPE, WebhookSettings, WebhookSink, retry_after_s
+from tests.sinks.receiver import Answer, Received, Receiver
+from tests.sinks.servers import ReceiverProcess
 
 trustme = pytest.importorskip("trustme")
 standardwebhooks = pytest.importorskip("standardwebhooks")
 
 KEY = "whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode()
 OLD_KEY = "whsec_" + base64.b64encode(b"fedcba9876543210fedcba9876543210").decode()
-Answer = Callable[["Handler"], tuple[int, dict[str, str]]]
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        status, headers = self.server.answer(self)
-        if 200 <= status < 300:
-            self.server.requests.append((self.path, dict(self.headers), body))
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        text = b"" if 200 <= status < 300 else b"no, because"
-        self.send_header("content-length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    def __init__(self, authority: Any, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("localhost").configure_cert(context)
-        self.socket = context.wrap_socket(self.socket, server_side=True)
-        self.requests: list[tuple[str, dict[str, str], bytes]] = []
-        self.answer: Answer = lambda _handler: (204, {})
-        self.open: list[socket.socket] = []
-        self.thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self.thread.start()
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = super().get_request()
-        self.open.append(connection)
-        return connection, address
-
-    def handle_error(self, *_: object) -> None:
-        pass
-
-    def kill(self) -> None:
-        self.shutdown()
-        self.thread.join()
-        for connection in self.open:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        self.server_close()
 
 
 class Hook(Destination):
-    def __init__(self, folder: Path) -> None:
+    """A receiver in this process, whose answers a test chooses; or one that is a process of its own."""
+
+    def __init__(self, folder: Path, *, process: bool = False) -> None:
+        self.folder = folder
         self.authority = trustme.CA()
         self.ca_file = folder / "ca.pem"
         self.authority.cert_pem.write_to_path(str(self.ca_file))
+        self.certificate = str(folder / "certificate.pem")
+        self.authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(self.certificate)
         self.secret = folder / "secret"
         self.secret.write_text(f"{KEY}\n")
-        self.server = Server(self.authority)
-        self.port = self.server.server_address[1]
-        self.before: list[tuple[str, dict[str, str], bytes]] = []
+        self.server: Any = ReceiverProcess(self.certificate) if process else self.listen("kept")
+
+    def listen(self, name: str) -> Receiver:
+        made = Receiver(self.folder / name, certificate=self.certificate)
+        made.start()
+        return made
+
+    @property
+    def requests(self) -> list[Received]:
+        kept: list[Received] = self.server.requests
+        return kept
 
     @property
     def settings(self) -> WebhookSettings:
         return WebhookSettings(
-            url=f"https://localhost:{self.port}/hook?room=7",
+            url=f"https://localhost:{self.server.port}/hook?room=7",
             secret=f"file:{self.secret}",
             ca_file=str(self.ca_file),
             timeout_s=5.0,
         )
 
-    @property
-    def requests(self) -> list[tuple[str, dict[str, str], bytes]]:
-        return [*self.before, *self.server.requests]
-
     def received(self) -> list[dict[str, Any]]:
         events = []
         for _, headers, body in self.requests:
-            event = standardwebhooks.Webhook(KEY).verify(body, {name.lower(): value for name, value in headers.items()})
+            event = standardwebhooks.Webhook(KEY).verify(body, headers)
             if event["type"] == EVENT_TYPE:
                 data = event["data"]
                 events.append({"job_id": event["id"], "verdict": data["verdict"], "name": data["subject"]["name"]})
@@ -118,24 +74,24 @@ class Hook(Destination):
 
     def stop(self) -> None:
         self.server.kill()
-        # Only now: what was answered up to the last moment counts as received.
-        self.before, self.server.requests = self.requests, []
 
     def start(self) -> None:
-        self.server = Server(self.authority, self.port)
+        self.server.start()
 
 
 @pytest.fixture
 def hook(tmp_path: Path) -> Iterator[Hook]:
     made = Hook(tmp_path)
     yield made
-    made.server.kill()
+    made.server.stop()
 
 
 class TestWebhookContract(SinkContract):
     @pytest.fixture
-    def destination(self, hook: Hook) -> Destination:
-        return hook
+    def destination(self, tmp_path: Path) -> Iterator[Destination]:
+        made = Hook(tmp_path, process=True)
+        yield made
+        made.server.remove()
 
     def test_secrets_stay_secret(self, destination: Hook, sink: WebhookSink) -> None:  # type: ignore[override]
         # The URL is a setting; what must not be shown is the key, and the URL's query in errors.
@@ -171,11 +127,10 @@ def test_key_can_be_replaced_without_a_restart(hook: Hook, sink: WebhookSink) ->
     hook.secret.write_text(f"{OLD_KEY}\n{KEY}\n")
     sink.deliver(message(1))
     ((_, headers, body),) = hook.requests
-    lower = {name.lower(): value for name, value in headers.items()}
     for key in (KEY, OLD_KEY):
-        assert standardwebhooks.Webhook(key).verify(body, lower)
+        assert standardwebhooks.Webhook(key).verify(body, headers)
     with pytest.raises(standardwebhooks.WebhookVerificationError):
-        standardwebhooks.Webhook(KEY).verify(body + b" ", lower)
+        standardwebhooks.Webhook(KEY).verify(body + b" ", headers)
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_", "whsec_c2hvcnQ=", "hunter2hunter2hunter2hunter2", "whsec_*"])
@@ -258,7 +213,7 @@ def test_name_that_means_another_address_after_the_check_is_not_followed(
 
     monkeypatch.setattr(webhook.socket, "getaddrinfo", rebinding)
     monkeypatch.setattr(webhook, "_is_public", lambda address: address == "203.0.113.9")
-    hook.server.answer = redirect(307, f"https://rebind.example:{hook.port}/stolen")
+    hook.server.answer = redirect(307, f"https://rebind.example:{hook.server.port}/stolen")
     sink = WebhookSink(with_values(hook.settings, timeout_s=0.5))  # type: ignore[arg-type]
     with pytest.raises(SinkError):
         sink.deliver(message(1))
@@ -294,7 +249,7 @@ def test_redirects_without_tls_or_end_are_refused(hook: Hook) -> None:
     hook.server.answer = lambda _handler: (307, {"location": "/hook"})
     with pytest.raises(SinkError, match="more than 3 times"):
         sink.deliver(message(1))
-    hook.server.answer = lambda _handler: (307, {"location": f"http://localhost:{hook.port}/"})
+    hook.server.answer = lambda _handler: (307, {"location": f"http://localhost:{hook.server.port}/"})
     with pytest.raises(SinkError, match="without TLS"):
         sink.deliver(message(1))
     sink.close()
@@ -305,11 +260,11 @@ def test_authorization_is_not_handed_to_another_place(hook: Hook, tmp_path: Path
     settings = with_values(hook.settings, redirects_to_private=True, authorization=f"file:{tmp_path}/token")
     sink = WebhookSink(settings)  # type: ignore[arg-type]
     sink.deliver(message(1))
-    other = Server(hook.authority)
-    hook.server.answer = redirect(307, f"https://localhost:{other.server_address[1]}/hook")
+    other = hook.listen("elsewhere")
+    hook.server.answer = redirect(307, f"https://localhost:{other.port}/hook")
     sink.deliver(message(2))
     sink.close()
-    other.kill()
+    other.stop()
     assert hook.requests[0][1]["authorization"] == "Bearer abc"
     assert "authorization" not in other.requests[0][1]
 
