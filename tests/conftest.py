@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 import pytest
 
 from dfwatch.inference.openmp import let_threads_sleep
+
+if TYPE_CHECKING:
+    from tests.browser import Browser
 from tests.watchdog import pytest_exception_interact, pytest_unconfigure
 
 __all__ = ["pytest_addoption", "pytest_exception_interact", "pytest_unconfigure"]
@@ -13,3 +19,13 @@ let_threads_sleep()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write golden files instead of comparing with them")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium; the test is skipped where there is none."""
+    from tests.browser import Browser
+
+    made = Browser()
+    yield made
+    made.remove()

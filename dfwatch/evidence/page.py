@@ -6,14 +6,16 @@ import base64
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
-from dfwatch.evidence.timeline import timeline
+from dfwatch.evidence.timeline import NARROW, timeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 HEAT_NOTE: Final = "where the model looked, not proof"
 # Each map is scaled to its own peak, which a picture cannot show.
-_HEAT_CAPTION: Final = f"{HEAT_NOTE}. Bright: most of what speaks for FAKE, however little that is. Dark: nothing does."
+_HEAT_CAPTION: Final = (
+    f"{HEAT_NOTE.capitalize()}. Bright: most of what speaks for FAKE, however little that is. Dark: nothing does."
+)
 _COLOURS: Final = {"FAKE": "#b3261e", "REAL": "#1a7f4b", "INCONCLUSIVE": "#8a6100", "NO_FACE": "#3b5b8c"}
 _SAYING: Final = {
     "FAKE": "Traces of face manipulation",
@@ -26,8 +28,8 @@ _STYLE: Final = """
 @media(prefers-color-scheme:dark){:root{--ink:#ececf0;--soft:#a0a0aa;--paper:#161618;--card:#212125;--line:#37373d}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
-main{max-width:56rem;margin:0 auto;padding:2rem 1.25rem 4rem}
-h1{font-size:1.35rem;margin:0;overflow-wrap:anywhere}
+main{max-width:56rem;margin:0 auto;padding:2rem 1.25rem 4rem;overflow-wrap:anywhere}
+h1{font-size:1.35rem;margin:0}
 h2{font-size:1.05rem;margin:2.5rem 0 .75rem}
 .soft,figcaption,dt{color:var(--soft)}
 .verdict{display:flex;flex-wrap:wrap;gap:1rem 1.5rem;align-items:center;margin:1.25rem 0;padding:1.25rem;
@@ -37,14 +39,16 @@ background:var(--card);border-left:6px solid var(--tone);border-radius:8px}
 ul.limits{margin:0;padding:.9rem 1.25rem .9rem 2.25rem;border:1px solid var(--line);border-radius:8px}
 .chart{background:var(--card);border-radius:8px;padding:.75rem}
 .chart svg{display:block;width:100%;height:auto}
-.shots{display:grid;grid-template-columns:repeat(auto-fill,minmax(20rem,1fr));gap:1.25rem}
+.chart .narrow{display:none}
+.shots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(20rem,100%),1fr));gap:1.25rem}
 figure{margin:0;background:var(--card);border-radius:8px;overflow:hidden;break-inside:avoid}
 figure img{display:block;width:100%;height:auto}
 figcaption{padding:.5rem .75rem;font-size:.85rem}
 figcaption strong{color:var(--ink)}
 dl{display:grid;grid-template-columns:minmax(9rem,auto) 1fr;gap:.3rem 1.25rem;margin:0;font-size:.92rem}
-dd{margin:0;overflow-wrap:anywhere}
-@media(max-width:34rem){dl{grid-template-columns:1fr}dd{margin-bottom:.5rem}}
+dd{margin:0}
+@media(max-width:34rem){dl{grid-template-columns:1fr}dd{margin-bottom:.5rem}
+.chart .narrow{display:block}.chart .wide{display:none}}
 @media print{main{max-width:none;padding:0}.verdict,figure,.chart{border:1px solid var(--line)}}
 """
 
@@ -64,7 +68,8 @@ def page(document: Mapping[str, Any], pictures: Mapping[str, bytes], frames: Seq
     shots = "".join(_figures(frame, pictures) for frame in frames)
     shown = f'<h2>Frames with the highest scores</h2><div class="shots">{shots}</div>' if frames else ""
     chart = (
-        f'<h2>Scores over time</h2><div class="chart">{timeline(document)}</div>'
+        f'<h2>Scores over time</h2><div class="chart"><div class="wide">{timeline(document)}</div>'
+        f'<div class="narrow">{timeline(document, NARROW)}</div></div>'
         '<p class="soft">Each line is a face; the first colour is the one that decided. Shaded: at or above the FAKE '
         "threshold.</p>"
         if document["tracks"]
@@ -83,7 +88,7 @@ def page(document: Mapping[str, Any], pictures: Mapping[str, bytes], frames: Seq
 <body>
 <main style="--tone:{_COLOURS[verdict]}">
 <h1>{name}</h1>
-<p class="soft">received {escape(document["subject"]["received_at"])}</p>
+<p class="soft">{escape(_receipt(document["subject"]))}</p>
 <section class="verdict"><span class="label">{verdict}</span>
 <div><p>{_SAYING[verdict]}</p>{sure}{score}</div></section>
 <ul class="limits">{_items(document["limits"])}</ul>
@@ -97,6 +102,11 @@ def page(document: Mapping[str, Any], pictures: Mapping[str, bytes], frames: Seq
 </body>
 </html>
 """
+
+
+def _receipt(subject: Mapping[str, Any]) -> str:
+    moment = f"{subject['received_at'][:19].replace('T', ' ')} UTC"
+    return f"received {moment}, in the folder {subject['folder']}" if subject["folder"] else f"received {moment}"
 
 
 def _sure(document: Mapping[str, Any]) -> str:
@@ -142,9 +152,11 @@ def _provenance(document: Mapping[str, Any]) -> str:
 def _facts(document: Mapping[str, Any]) -> str:
     video, sampling, limits = document["video"], document["sampling"], document["thresholds"]
     model, runtime, subject = document["model"], document["runtime"], document["subject"]
+    # FFmpeg names all that one demuxer reads: mov,mp4,m4a,3gp,3g2,mj2.
+    container = "/".join(video["container"].split(",")[:2])
     duration = "" if video["duration_s"] is None else f", {video['duration_s']:.1f} s"
     facts = {
-        "Input": f"{video['width']}×{video['height']} {video['codec']} in {video['container']}{duration}",
+        "Input": f"{video['width']}×{video['height']} {video['codec']} in {container}{duration}",
         "Frames looked at": f"{sampling['decoded']} of {sampling['expected_frames']}",
         "Faces followed": str(len(document["tracks"])),
         "Thresholds": f"REAL up to {limits['real']:g}, FAKE from {limits['fake']:g} ({limits['source']})",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_WIDTH: Final = 760
+WIDE: Final = 760
+NARROW: Final = 320
 _HEIGHT: Final = 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 14, 30
 _MOST_TRACKS: Final = 12
@@ -19,20 +20,25 @@ _STYLE: Final = (
 )
 
 
-def timeline(document: Mapping[str, Any]) -> str:
-    """The picture of one sidecar document that has a verdict."""
+def timeline(document: Mapping[str, Any], width: int = WIDE) -> str:
+    """The picture of one sidecar document that has a verdict.
+
+    Args:
+        document: The document.
+        width: Of the drawing, to which its texts are in proportion: ``WIDE`` for a desk, ``NARROW`` for a phone.
+    """
     times = document["sampling"]["times_s"]
     end_s = max(document["video"]["duration_s"] or 0.0, times[-1] if times else 0.0, 0.001)
     limits = document["thresholds"]
 
     def x(time_s: float) -> float:
-        return _LEFT + (_WIDTH - _LEFT - _RIGHT) * time_s / end_s
+        return _LEFT + (width - _LEFT - _RIGHT) * time_s / end_s
 
     def y(p_fake: float) -> float:
         return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1.0 - p_fake)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {_HEIGHT}" role="img">',
         f"<title>p(fake) of each face over time</title><style>{_STYLE}</style>",
     ]
     for segment in document["segments"]:
@@ -42,11 +48,11 @@ def timeline(document: Mapping[str, Any]) -> str:
             f'height="{_HEIGHT - _TOP - _BOTTOM}" fill="#d55e00" opacity="0.12"/>'
         )
     for value in (0.0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(f'<path class="grid" d="M{_LEFT} {y(value):.1f}H{_WIDTH - _RIGHT}"/>')
+        parts.append(f'<path class="grid" d="M{_LEFT} {y(value):.1f}H{width - _RIGHT}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
     for value, name, colour in ((limits["fake"], "FAKE", "#d55e00"), (limits["real"], "REAL", "#009e73")):
-        parts.append(f'<path class="limit" stroke="{colour}" d="M{_LEFT} {y(value):.1f}H{_WIDTH - _RIGHT}"/>')
-        parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{y(value) - 3:.1f}" text-anchor="end">{name}</text>')
+        parts.append(f'<path class="limit" stroke="{colour}" d="M{_LEFT} {y(value):.1f}H{width - _RIGHT}"/>')
+        parts.append(f'<text x="{width - _RIGHT}" y="{y(value) - 3:.1f}" text-anchor="end">{name}</text>')
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         anchor = "start" if share == 0 else "end" if share == 1 else "middle"
         parts.append(

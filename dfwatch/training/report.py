@@ -20,17 +20,26 @@ if TYPE_CHECKING:
 
 _WORST = 12
 _STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}
-h1{font-size:1.6rem}h2{font-size:1.2rem;margin-top:2.2rem;border-bottom:1px solid #ddd}
-table{border-collapse:collapse;font-size:.9rem}
-td,th{padding:.25rem .7rem;border-bottom:1px solid #e5e5e5;text-align:left}
+:root{color-scheme:light}
+body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff;
+overflow-wrap:anywhere}
+h1{font-size:1.6rem;line-height:1.2}h2{font-size:1.2rem;margin-top:2.2rem;border-bottom:1px solid #ddd}
+.table{overflow-x:auto}
+table{border-collapse:collapse;font-size:.9rem;overflow-wrap:normal}
+td,th{padding:.25rem .7rem;border-bottom:1px solid #e5e5e5;text-align:left;vertical-align:top}
+th{vertical-align:bottom}
+td:first-child{min-width:6rem;max-width:18rem;overflow-wrap:anywhere}
 td:not(:first-child){font-variant-numeric:tabular-nums}
-.plots{display:flex;flex-wrap:wrap;gap:1rem}.plots svg{max-width:29rem;height:auto}
-.worst{display:flex;flex-wrap:wrap;gap:.8rem}.worst figure{margin:0;width:9rem}
-.worst img{width:9rem;image-rendering:auto}
-figcaption{font-size:.75rem;overflow-wrap:anywhere}
+small{color:#666;white-space:nowrap}
+.wide small{display:block}.wide td,.wide th{padding:.25rem .4rem}
+.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(28rem,100%),1fr));gap:1rem}
+.plots svg{display:block;width:100%;height:auto}
+.worst{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.8rem}.worst figure{margin:0}
+.worst img{display:block;width:100%}
+figcaption{font-size:.75rem}
 .warning{background:#fff3cd;padding:.6rem 1rem;border-left:4px solid #d39e00}
 """
+_FEW_COLUMNS = 6
 Table = tuple[list[str], list[list[str]]]
 
 
@@ -103,9 +112,13 @@ def page(evaluation: Evaluation, log: Sequence[dict[str, Any]] = ()) -> str:
         if items
     )
     return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+        f"<title>{title}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{title}</h1><p>{html.escape(_facts(evaluation))}</p>{warning}"
-        f"<div class=plots>{''.join(f'<div>{picture}</div>' for picture in pictures)}</div>{tables}{worst}</html>\n"
+        f"<div class=plots>{''.join(f'<div>{picture}</div>' for picture in pictures)}</div>{tables}{worst}</body></html>\n"
     )
 
 
@@ -164,14 +177,21 @@ def _figure(item: Judged) -> str:
     assert item.picture is not None
     data = base64.b64encode(plots.picture_png(item.picture)).decode()
     caption = html.escape(f"{item.name}: {item.p_fake:.3f}, {item.verdict}")
-    return f'<figure><img alt="" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+    return f'<figure><img alt="A face that was judged" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
 
 
 def _html_table(table: Table) -> str:
     head, rows = table
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{body}</table>"
+    body = "".join("<tr>" + "".join(f"<td>{_html_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    kind = "table wide" if len(head) > _FEW_COLUMNS else "table"
+    return f'<div class="{kind}"><table><tr>{top}</tr>{body}</table></div>'
+
+
+def _html_cell(text: str) -> str:
+    """A figure's interval is smaller print, and is not torn apart."""
+    value, bracket, interval = html.escape(text).partition(" [")
+    return f"{value} <small>[{interval}</small>" if bracket else value
 
 
 def _inline(svg: bytes) -> str:

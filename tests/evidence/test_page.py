@@ -66,7 +66,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing() -> None:
     assert all(source is not None and source.startswith("data:image/jpeg;base64,") for source in sources)
     assert not re.findall(r"url\(|@import", text)
     assert "default-src 'none'" in text
-    assert "where the model looked, not proof" in text
+    assert "Where the model looked, not proof" in text
     for limit in fake()["limits"]:
         assert limit in text
 

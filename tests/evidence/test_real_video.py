@@ -2,45 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 
-from dfwatch.config import EvidenceSettings, FaceSettings, ModelSettings, ReaderSettings, Settings
+from dfwatch.config import EvidenceSettings, Settings
 from dfwatch.decode import wire
 from dfwatch.detector import Detector
 from dfwatch.evidence.maker import make
 from dfwatch.judge import conclude
-from dfwatch.reader import Reader
 from dfwatch.reading import MAX_THUMBNAIL_BYTES, Reading, thumbnail_side
-from tests.clips import make_clip
-from tests.models.seeded import example_bundle, seeded_bundle
+from tests.evidence.conftest import FRAMES, SIDE_PX
 from tests.test_document import fake
-
-SIDE_PX = 200
-FRAMES = 6
-
-
-@pytest.fixture(scope="module")
-def detector(tmp_path_factory: pytest.TempPathFactory) -> Detector:
-    folder = tmp_path_factory.mktemp("model") / "bundle"
-    seeded_bundle(folder, example_bundle())
-    return Detector.load(folder, ModelSettings(device="cpu", precision="float32", threads=1))
-
-
-@pytest.fixture(scope="module")
-def read(tmp_path_factory: pytest.TempPathFactory, detector: Detector) -> Iterator[Reading]:
-    clip: Path = tmp_path_factory.mktemp("clip") / "clip.mov"
-    # Stored lying on its side: boxes and thumbnails are those of the upright picture.
-    make_clip(clip, seconds=2.0, size=(640, 360), rotation=90)
-    with (
-        Reader(ReaderSettings(frames=FRAMES), FaceSettings(), thumbnail_side_px=SIDE_PX) as reader,
-        clip.open() as file,
-    ):
-        yield reader.read(file.fileno(), detector.bundle.crop)
 
 
 def test_thumbnails_are_the_upright_frames(read: Reading) -> None:

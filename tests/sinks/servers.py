@@ -1,98 +1,18 @@
-"""Real servers on the loopback address, each a process with a temporary folder, killed and started by the tests."""
+"""The servers that sinks deliver to, as processes that the tests kill and start."""
 
 from __future__ import annotations
 
 import json
 import os
 import pwd
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-import psutil
-import pytest
 
 from tests import programs
+from tests.servers import DEADLINE_S, Server
 from tests.sinks.receiver import Received, kept_in
-
-_DEADLINE_S = 60.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Server(ABC):
-    """One server process. It dies with the test's process, however that ends.
-
-    Args:
-        user: Whom to run it as where the tests run as root; the server refuses to be root.
-    """
-
-    def __init__(self, user: str | None = None) -> None:
-        self.port = free_port()
-        self.as_user: dict[str, Any] = {}
-        self.folder = Path(tempfile.mkdtemp(prefix="dfwatch-test-"))
-        if user is not None and os.geteuid() == 0:
-            try:
-                entry = pwd.getpwnam(user)
-            except KeyError:
-                pytest.skip(f"there is no user {user} to run the server as")
-            os.chown(self.folder, entry.pw_uid, entry.pw_gid)
-            self.as_user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @abstractmethod
-    def command(self) -> list[str]:
-        """What to run; it must stay in the foreground."""
-
-    def ready(self) -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1.0):
-            return True
-        return False
-
-    def start(self) -> None:
-        setpriv = programs.find("setpriv")
-        before = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*before, *self.command()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                **self.as_user,
-            )
-        until_s = time.monotonic() + _DEADLINE_S
-        while not self.ready():
-            if self.process.poll() is not None or time.monotonic() > until_s:
-                raise AssertionError(f"the server did not start: {(self.folder / 'log').read_text()[-2000:]}")
-            time.sleep(0.02)
-
-    def kill(self) -> None:
-        """SIGKILL for the server and its children."""
-        if self.process is not None:
-            family = [psutil.Process(self.process.pid)]
-            family += family[0].children(recursive=True)
-            for process in family:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-            self.process.wait(timeout=_DEADLINE_S)
-            psutil.wait_procs(family, timeout=_DEADLINE_S)
-            self.process = None
-
-    def remove(self) -> None:
-        self.kill()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Postgresql(Server):
@@ -243,7 +163,7 @@ class Moto(Server):
         answer = urllib3.request(
             "POST",
             f"http://127.0.0.1:{self.port}/moto-api/recorder/replay-recording",
-            timeout=_DEADLINE_S,
+            timeout=DEADLINE_S,
             retries=False,
         )
         assert answer.status == 200, answer.data
