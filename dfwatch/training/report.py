@@ -118,7 +118,8 @@ def page(evaluation: Evaluation, log: Sequence[dict[str, Any]] = ()) -> str:
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
         f"<title>{title}</title><style>{_STYLE}</style></head><body>"
         f"<h1>{title}</h1><p>{html.escape(_facts(evaluation))}</p>{warning}"
-        f"<div class=plots>{''.join(f'<div>{picture}</div>' for picture in pictures)}</div>{tables}{worst}</body></html>\n"
+        f"<div class=plots>{''.join(f'<div>{picture}</div>' for picture in pictures)}</div>"
+        f"{tables}{worst}</body></html>\n"
     )
 
 
@@ -177,7 +178,8 @@ def _figure(item: Judged) -> str:
     assert item.picture is not None
     data = base64.b64encode(plots.picture_png(item.picture)).decode()
     caption = html.escape(f"{item.name}: {item.p_fake:.3f}, {item.verdict}")
-    return f'<figure><img alt="A face that was judged" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+    image = f'<img alt="A face that was judged" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def _html_table(table: Table) -> str:
