@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
+from tests.reliability import launcher
 from tests.reliability.world import World
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_launcher_left_behind() -> Iterator[None]:
+    yield
+    launcher.close_shared()
 
 
 @pytest.fixture

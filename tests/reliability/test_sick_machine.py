@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import shutil
 import time
@@ -12,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from dfwatch.errors import ReaderStartError
-from dfwatch.reading import CropSpec, Reading
-from dfwatch.reasons import Reason
-from tests.reliability.world import ERRNOS, OPERATIONS, World, below
-from tests.service.scripted import ScriptedReader
+from tests.reliability.faults import ERRNOS, OPERATIONS
+from tests.reliability.served import below
+from tests.reliability.world import World
+from tests.service.scripted import StarvedReader
 
 Make = Callable[..., World]
 
@@ -204,13 +204,7 @@ def test_a_reader_that_cannot_be_started_is_no_files_fault(worlds: Make) -> None
     trouble = world.folder / "no memory"
     trouble.touch()
 
-    class Starved(ScriptedReader):
-        def read(self, fd: int, crop: CropSpec) -> Reading:
-            if trouble.exists():
-                raise ReaderStartError("starting", "it", "cannot allocate memory", reason=Reason.READER_CRASHED)
-            return super().read(fd, crop)
-
-    world.make_reader = Starved
+    world.make_reader = functools.partial(StarvedReader, trouble)
     world.start()
     drop(world, "clip.mp4", "real")
     told = world.wait_for(lambda: world.health().get("trouble"), "status says so")

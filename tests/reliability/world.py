@@ -1,119 +1,43 @@
-"""A root, the real service in a forked process, faults that can be switched while it runs, and a reader that polls.
+"""A root, the real service on it in a process of its own, faults that can be switched on, and a reader that polls.
 
-The service is forked from the test, with everything imported already, so that it starts in milliseconds and can be
-killed with a real SIGKILL as often as wanted. What differs from production is named here and nowhere else: the reader
-and the model are scripted (``tests.service.scripted``), pauses are short, and calls may be told to fail (``Faults``).
+The processes are started by ``tests.reliability.launcher`` in milliseconds, and can be killed with a real SIGKILL as
+often as wanted. What they run, and how it differs from production: ``tests.reliability.served``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import gc
 import hashlib
 import json
-import mmap
 import os
 import shutil
 import signal
-import sqlite3
-import struct
-import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
-from contextlib import contextmanager
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dfwatch import logs, service
 from dfwatch.config import JobSettings, ReaderSettings, Settings, WatchSettings
-from dfwatch.decode.confinement import tie_to_parent
-from dfwatch.jobs import obstacles
+from dfwatch.errors import StorageError
 from dfwatch.journal import Journal
 from dfwatch.operation import health
-from dfwatch.service import Service
-from dfwatch.storage import crashpoints, durable, stamps
 from dfwatch.storage.layout import Layout
+from tests.reliability import launcher
+from tests.reliability.faults import Faults
+from tests.reliability.served import Poller, Served, below, sidecar_paths
 from tests.service.scripted import ScriptedReader, ScriptedScorer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-OPERATIONS = ("mkdir", "create", "open", "fsync", "rename", "unlink", "read", "journal")
-DEADLINE_S = 20.0
+    from dfwatch.judge import Scorer
+    from dfwatch.pipeline import Reader
 
-
-class Faults:
-    """Which operations of the service fail, and with what; shared with the running service."""
-
-    _FORMAT = struct.Struct("iid")
-
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, 4096)
-        self.set()
-
-    def set(self, *operations: str, number: int = 0, clock_s: float = 0.0) -> None:
-        mask = sum(1 << OPERATIONS.index(operation) for operation in operations)
-        self._memory[: self._FORMAT.size] = self._FORMAT.pack(mask, number, clock_s)
-
-    def state(self) -> tuple[int, int, float]:
-        mask, number, clock_s = self._FORMAT.unpack(self._memory[: self._FORMAT.size])
-        return mask, number, clock_s
-
-    def number(self, operation: str) -> int:
-        mask, number, _ = self.state()
-        return number if mask >> OPERATIONS.index(operation) & 1 else 0
-
-    def install(self, root: str) -> None:
-        """In the service's process: let the calls fail that were told to."""
-
-        def failing(operation: str, real: Callable[..., Any]) -> Callable[..., Any]:
-            def call(*args: Any, **kwargs: Any) -> Any:
-                which = operation
-                if operation == "open" and len(args) > 1 and args[1] & os.O_CREAT:
-                    which = "create"
-                number = self.number(which)
-                within = not isinstance(args[0], str | bytes) or os.fsdecode(args[0]).startswith(root)
-                if number and within:
-                    raise OSError(number, os.strerror(number), *(a for a in args[:1] if isinstance(a, str)))
-                return real(*args, **kwargs)
-
-            return call
-
-        for name, operation in (
-            ("mkdir", "mkdir"), ("open", "open"), ("fsync", "fsync"), ("unlink", "unlink"), ("rmdir", "unlink"),
-            ("preadv", "read"),
-        ):  # fmt: skip
-            setattr(os, name, failing(operation, getattr(os, name)))
-        rename = durable._libc_renameat2()
-        assert rename is not None
-
-        def renameat2(source: bytes, target: bytes) -> int:
-            return self.number("rename") or rename(source, target)
-
-        durable._libc_renameat2 = lambda: renameat2  # type: ignore[assignment]
-        real_write = Journal._write
-
-        @contextmanager
-        def write(journal: Journal) -> Iterator[sqlite3.Connection]:
-            with real_write(journal) as db:
-                if number := self.number("journal"):
-                    raise sqlite3.OperationalError(os.strerror(number))
-                yield db
-
-        Journal._write = write  # type: ignore[method-assign]
-
-        faults = self
-
-        class Jumping(datetime):
-            @classmethod
-            def now(cls, tz: Any = None) -> datetime:
-                return datetime.now(tz) + timedelta(seconds=faults.state()[2])
-
-        stamps.datetime = Jumping  # type: ignore[attr-defined]
+# Far above what anything takes on a machine that is busy with other things.
+DEADLINE_S = 40.0
+# Where files lie that were put away, and sidecars too if they are written beside them.
+_PUT_AWAY = ("done", "failed", "quarantine")
 
 
 class World:
@@ -128,8 +52,10 @@ class World:
         self.inbox = self.root / "inbox"
         self.log = self.folder / "log.jsonl"
         self.complaints = self.folder / "complaints"
-        self.faults = Faults()
-        self.make_reader: Callable[[], ScriptedReader] = ScriptedReader
+        self._faults_file = self.folder / "faults"
+        self.faults = Faults(self._faults_file)
+        self.make_reader: Callable[[], Reader] = ScriptedReader
+        self.make_scorer: Callable[[], Scorer] = ScriptedScorer
         self.pid = 0
         watch = {"quiet_s": 0.05, "empty_quiet_s": 0.05, "short_quiet_s": 0.05, "scan_interval_s": 0.05}
         self.settings = Settings(
@@ -141,98 +67,41 @@ class World:
             reader=ReaderSettings(processes=2),
             **changes,
         )
-        self._poller = self._fork(self._poll)
+        self._launcher = launcher.shared()
+        folders = tuple(self.root / name for name in ("results", *_PUT_AWAY))
+        self._poller = self._launcher.start(Poller(folders, self.complaints), self.log)
 
     # -- processes -----------------------------------------------------------------------------------------------------
-
-    def _fork(self, run: Callable[[], int]) -> int:
-        pid = os.fork()
-        if pid:
-            return pid
-        status = 1
-        try:
-            tie_to_parent()  # a test that is killed leaves no service behind
-            log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            # A slow writer's descriptor, inherited, would look like the writer itself.
-            os.closerange(3, 1024)
-            sys.stderr = open(2, "w", closefd=False, buffering=1)  # noqa: SIM115 - for the life of the process
-            status = run()
-        except BaseException:  # noqa: BLE001 - the forked process ends here, whatever happens
-            traceback.print_exc()
-        finally:
-            os._exit(status)
 
     def start(self, crash_at: str = "") -> None:
         """Start the service; with ``crash_at`` it dies by SIGKILL at that step."""
         assert not self.pid
-        self.pid = self._fork(lambda: self._serve(crash_at))
-
-    def _serve(self, crash_at: str) -> int:
-        gc.freeze()  # the test's own objects are not the service's
-        os.environ.pop(crashpoints.VARIABLE, None)
-        if crash_at:
-            os.environ[crashpoints.VARIABLE] = crash_at
-        service._STORAGE_RETRY_S = 0.05  # type: ignore[misc]
-        service._LOOP_INTERVAL_S = 0.1  # type: ignore[misc]
-        obstacles._FIRST_PAUSE_S = 0.05  # type: ignore[misc]
-        obstacles._LONGEST_PAUSE_S = 0.2  # type: ignore[misc]
-        self.faults.install(str(self.root))
-        logs.configure("info", "json")
-        return Service(
-            self.settings,
-            make_scorer=lambda _settings: ScriptedScorer(),
-            make_reader=lambda _settings: self.make_reader(),
-            reload_settings=lambda: self.settings,
-        ).run()
-
-    def _poll(self) -> int:
-        """What another program does with results/: read every sidecar as soon as it has a name."""
-        seen: dict[str, tuple[int, int]] = {}
-        content: dict[str, bytes] = {}
-        while True:
-            began_s = time.monotonic()
-            for path in self.sidecar_paths():
-                try:
-                    info = path.stat()
-                    known = (info.st_ino, info.st_mtime_ns)
-                    if seen.get(str(path)) == known:
-                        continue
-                    data = path.read_bytes()
-                    json.loads(data)["job_id"]
-                except FileNotFoundError:
-                    continue
-                except (ValueError, KeyError) as error:
-                    self._complain(f"{path} was seen half-written: {error}")
-                    continue
-                if content.setdefault(str(path), data) != data:
-                    self._complain(f"{path} was overwritten")
-                seen[str(path)] = known
-            # With thousands of sidecars a look takes long, and must not take all of a processor.
-            time.sleep(max(0.002, time.monotonic() - began_s))
-
-    def _complain(self, text: str) -> None:
-        with self.complaints.open("a") as stream:
-            stream.write(text + "\n")
+        served = Served(self.settings, self._faults_file, self.make_reader, self.make_scorer, crash_at)
+        self.pid = self._launcher.start(served, self.log)
 
     def ended(self) -> int | None:
         """Exit status of the service (negative: the signal); None while it runs."""
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if pid == 0:
-            return None
-        self.pid = 0
-        return os.waitstatus_to_exitcode(status)
+        status = self._launcher.ended(self.pid)
+        if status is not None:
+            self.pid = 0
+        return status
 
     def kill(self) -> None:
         if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            self._launcher.kill(self.pid)
             self.pid = 0
 
     def stop(self) -> int:
+        """SIGTERM; returns the exit status."""
         os.kill(self.pid, signal.SIGTERM)
-        return self.wait_for(self.ended_or_none, "the service ends")[0]
+        try:
+            return self.wait_for(self.ended_or_none, "the service ends")[0]
+        except AssertionError as failure:
+            # Where are its threads?
+            os.kill(self.pid, signal.SIGABRT)
+            with contextlib.suppress(AssertionError):
+                self.wait_for(self.ended_or_none, "", 5.0)
+            raise AssertionError(f"{failure}\n{self.log.read_text()[-12000:]}") from None
 
     def ended_or_none(self) -> tuple[int] | None:
         status = self.ended()
@@ -240,8 +109,8 @@ class World:
 
     def close(self) -> None:
         self.kill()
-        os.kill(self._poller, signal.SIGKILL)
-        os.waitpid(self._poller, 0)
+        self._launcher.kill(self._poller)
+        self.faults.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -260,20 +129,42 @@ class World:
         return "\n".join(lines) + "\n" + self.log.read_text()[-4000:]
 
     def sidecar_paths(self) -> list[Path]:
-        return [path for path in below(self.root / "results") if path.suffix == ".json" and path.name[0] != "."]
+        return sidecar_paths(*(self.root / name for name in ("results", *_PUT_AWAY)))
 
     def sidecars(self) -> dict[str, dict[str, Any]]:
         return {str(path): json.loads(path.read_bytes()) for path in self.sidecar_paths()}
 
     def contents(self, *folders: str) -> Counter[str]:
-        """What lies in these folders, by content."""
-        return Counter(path.read_text() for folder in folders for path in below(self.root / folder))
+        """What lies in these folders, by content; sidecars aside."""
+        paths = [path for folder in folders for path in below(self.root / folder)]
+        return Counter(path.read_text() for path in paths if path.suffix != ".json")
 
     def put_away(self) -> Counter[str]:
-        return self.contents("done", "failed", "quarantine")
+        return self.contents(*_PUT_AWAY)
 
     def waiting(self) -> list[str]:
-        return [*os.listdir(self.root / "work"), *map(str, below(self.inbox))]
+        """What is in work, or in the inbox and neither judged nor meant to stay there."""
+        kept = self.kept()
+        inbox = []
+        for path in below(self.inbox):
+            with contextlib.suppress(FileNotFoundError):
+                info = path.lstat()
+                if kept.get(str(path.relative_to(self.inbox))) != (info.st_ino, info.st_size, info.st_mtime_ns):
+                    inbox.append(str(path))
+        return [*os.listdir(self.root / "work"), *inbox]
+
+    def kept(self) -> dict[str, tuple[int, int, int]]:
+        """Files that were judged and are kept in the inbox: inode, size and time of change by path."""
+        if "keep" not in {
+            getattr(self.settings.outcome, label) for label in ("fake", "real", "inconclusive", "no_face")
+        }:
+            return {}
+        with (
+            contextlib.suppress(StorageError),  # it is being made
+            contextlib.closing(Journal(self.layout.journal, read_only=True)) as journal,
+        ):
+            return journal.kept()
+        return {}
 
     def health(self) -> dict[str, Any]:
         return health.read(self.layout.health) or {}
@@ -293,13 +184,5 @@ class World:
             return Counter(journal.counts())
 
 
-def below(folder: Path) -> list[Path]:
-    """Everything below a folder that is not a folder; whatever vanishes meanwhile is left out."""
-    return [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
-
-
 def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-ERRNOS = {name: getattr(errno, name) for name in ("ENOSPC", "EIO", "EROFS", "EACCES", "EMFILE")}

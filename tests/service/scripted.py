@@ -18,13 +18,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dfwatch.errors import DeviceError, ModelError, ReaderCrashError, RefusedError, UndecodableError
+from dfwatch.errors import (
+    DeviceError,
+    ModelError,
+    ReaderCrashError,
+    ReaderStartError,
+    RefusedError,
+    UndecodableError,
+)
 from dfwatch.reasons import Reason
 from dfwatch.service import Service
 from dfwatch.settings import file as settings_file
 from tests.factories import SIDE_PX, bundle, reading
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from dfwatch.models.bundle import Bundle
@@ -60,6 +69,18 @@ class ScriptedReader:
             raise UndecodableError("reading", "it", f"no such word: {word[:20]!r}", reason=Reason.CORRUPT)
         found = reading([range(20)])
         return replace(found, crops=np.full_like(found.crops, _SCORES[word]))
+
+
+class StarvedReader(ScriptedReader):
+    """Cannot be started for as long as a file is there."""
+
+    def __init__(self, trouble: Path) -> None:
+        self._trouble = trouble
+
+    def read(self, fd: int, crop: CropSpec) -> Reading:
+        if self._trouble.exists():
+            raise ReaderStartError("starting", "it", "cannot allocate memory", reason=Reason.READER_CRASHED)
+        return super().read(fd, crop)
 
 
 class ScriptedScorer:
