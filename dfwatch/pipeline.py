@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 _LONGEST_RETRY_DELAY_S: Final = 60.0
 _DISK_RETRY_DELAY_S: Final = 1.0
 _IDLE_BEAT_S: Final = 1.0
+_LONGEST_HURRY_S: Final = 5.0
 # How long a stage may take before the watchdog calls it hung; far above what any stage needs.
 _READING_SLACK_S: Final = 60.0
 _LONGEST_SCORING_S: Final = 300.0
@@ -172,9 +173,11 @@ class Pipeline:
             self._to_score.put(None, timeout=max(0.0, deadline_s - time.monotonic()))
         self._join(self._later_stages, deadline_s)
         self._hurrying.set()
+        # All of them together: systemd was told how long the end may take.
+        deadline_s = time.monotonic() + _LONGEST_HURRY_S
         for thread in (*self._readers, *self._later_stages):
             if thread.ident is not None:
-                thread.join(timeout=5.0)
+                thread.join(timeout=max(0.0, deadline_s - time.monotonic()))
         with self._changed:
             left = self._backlog.occupied + self._backlog.delayed
             running = list(self._backlog.running)
@@ -278,7 +281,7 @@ class Pipeline:
             ticket.attempt = self._patience.until_done(lambda: self._journal.begin_attempt(job.id), stage)
             crash_point("job.attempt_raised")
             ticket.fd, ticket.fingerprint = open_regular(job.source, job.dropped.shown)
-            if not self._stands_still(ticket, ticket.fingerprint):
+            if not self._stands_still(ticket, ticket.fingerprint, stage):
                 return False
             check_admissible(job.dropped, ticket.fingerprint.size_bytes, settings)
             ticket.timer.restart()
@@ -296,28 +299,28 @@ class Pipeline:
             self._read_credentials(ticket, ticket.fd, stage)
         except ReaderStartError as error:
             # The machine's trouble; were it counted, a moment without memory would send every file to quarantine.
-            return self._wait_out(ticket, "the reader's process cannot be started", error)
+            return self._wait_out(ticket, "the reader's process cannot be started", error, stage)
         except ReaderCrashError as error:
             self._observer.reader_lost(error.reason)
             if ticket.attempt < settings.jobs.max_attempts:
                 self._tell(ticket, "reading failed, will be tried again", reason=error.reason, cause=error.cause)
-                self._again(ticket, settings.jobs.retry_delay_s * 2 ** (ticket.attempt - 1))
+                self._again(ticket, settings.jobs.retry_delay_s * 2 ** (ticket.attempt - 1), stage)
                 return False
             ticket.refuse(status_of(error), refusal_of(error))
         except MediaError as error:
             ticket.refuse(status_of(error), refusal_of(error))
         except (OSError, StorageError) as error:
             # The disk under the file, not the file: nothing is said about it until it can be read.
-            return self._wait_out(ticket, "the disk failed while a file was read", error)
+            return self._wait_out(ticket, "the disk failed while a file was read", error, stage)
         self._ailing.pop(job.id, None)
         return True
 
-    def _wait_out(self, ticket: Ticket, event: str, error: Exception) -> bool:
+    def _wait_out(self, ticket: Ticket, event: str, error: Exception, stage: str) -> bool:
         """Put a job back because of the machine's trouble, with growing pauses and not counted as an attempt."""
         delay_s = min(_LONGEST_RETRY_DELAY_S, 2 * self._ailing.get(ticket.job.id, (_DISK_RETRY_DELAY_S / 2, ""))[0])
         self._ailing[ticket.job.id] = (delay_s, f"{event}: {error}")
         self._tell(ticket, event, cause=str(error), delay_s=delay_s)
-        self._again(ticket, delay_s, refund=True)
+        self._again(ticket, delay_s, stage, refund=True)
         return False
 
     def _read_credentials(self, ticket: Ticket, fd: int, stage: str) -> None:
@@ -328,25 +331,25 @@ class Pipeline:
         ticket.provenance = self._credentials.read(fd, ticket.job.dropped.name)
         ticket.timer.lap("provenance")
 
-    def _stands_still(self, ticket: Ticket, now: Fingerprint) -> bool:
+    def _stands_still(self, ticket: Ticket, now: Fingerprint, stage: str) -> bool:
         """Whether a file that changed during an earlier attempt has not changed since."""
         before, delay_s = self._held.get(ticket.job.id, (now, 0.0))
         if now.same_bytes(before, renamed=False):
             self._held.pop(ticket.job.id, None)
             return True
-        self._hold(ticket, now, 2 * delay_s)
+        self._hold(ticket, now, 2 * delay_s, stage)
         return False
 
-    def _hold(self, ticket: Ticket, now: Fingerprint, delay_s: float) -> None:
+    def _hold(self, ticket: Ticket, now: Fingerprint, delay_s: float, stage: str) -> None:
         delay_s = min(_LONGEST_RETRY_DELAY_S, max(self._settings.watch.quiet_s, delay_s))
         self._held[ticket.job.id] = (now, delay_s)
-        self._again(ticket, delay_s, refund=True)
+        self._again(ticket, delay_s, stage, refund=True)
 
-    def _again(self, ticket: Ticket, delay_s: float, *, refund: bool = False) -> None:
-        """Put a job back; with ``refund`` the attempt does not count against the file."""
+    def _again(self, ticket: Ticket, delay_s: float, stage: str, *, refund: bool = False) -> None:
+        """Put a job back, as ``stage``; with ``refund`` the attempt does not count against the file."""
         ticket.close()
         job = ticket.job
-        self._patience.until_done(lambda: self._journal.requeue(job.id, refund=refund), publisher.STAGE)
+        self._patience.until_done(lambda: self._journal.requeue(job.id, refund=refund), stage)
         with self._changed:
             self._backlog.finish(job.id)
             self._backlog.add(job, not_before_s=time.monotonic() + min(delay_s, _LONGEST_RETRY_DELAY_S))
@@ -415,7 +418,7 @@ class Pipeline:
         except FileChangedError as error:
             self._tell(ticket, "a file changed while it was read, and is held until it stands still", cause=error.cause)
             if ticket.fd is not None:
-                self._hold(ticket, Fingerprint.from_stat(os.fstat(ticket.fd)), 0.0)
+                self._hold(ticket, Fingerprint.from_stat(os.fstat(ticket.fd)), 0.0, publisher.STAGE)
             return
         with self._changed:
             self._backlog.finish(ticket.job.id)

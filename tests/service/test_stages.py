@@ -1,0 +1,140 @@
+"""The pipeline's threads by themselves: who beats for whom, and how long an end may take."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dfwatch import pipeline as pipeline_module
+from dfwatch.config import JobSettings, ReaderSettings, Settings
+from dfwatch.errors import StorageError
+from dfwatch.inbox.completeness import Fingerprint
+from dfwatch.intake import claim, enter
+from dfwatch.journal import Journal
+from dfwatch.pipeline import Pipeline
+from dfwatch.storage.layout import Layout
+from tests.service.daemon import wait_for
+from tests.service.scripted import ScriptedReader, ScriptedScorer
+
+
+class Told:
+    """Remembers who beat for which stage, and what happened."""
+
+    def __init__(self) -> None:
+        self.beats: set[tuple[str, str]] = set()
+        self.events: list[str] = []
+        self.finished_names: list[str] = []
+
+    def beat(self, stage: str) -> None:
+        self.beats.add((threading.current_thread().name, stage))
+
+    def busy(self, stage: str, _limit_s: float) -> None:
+        self.beat(stage)
+
+    def finished(self, job: Any, _document: dict[str, Any], _sidecar: str, _media: str | None) -> None:
+        self.finished_names.append(job.dropped.name)
+
+    def event(self, event: str, **_fields: Any) -> None:
+        self.events.append(event)
+
+    def reader_lost(self, reason: str) -> None:
+        self.events.append(reason)
+
+    def failed(self, error: BaseException) -> None:
+        self.events.append(f"failed: {error}")
+
+    def slot_free(self) -> None:
+        pass
+
+
+class SickJournal(Journal):
+    """Cannot put jobs back while it is sick."""
+
+    sick = True
+
+    def requeue(self, *args: Any, **kwargs: Any) -> None:
+        if self.sick:
+            raise StorageError("writing to the journal", "it", "the disk is gone")
+        super().requeue(*args, **kwargs)
+
+
+class StuckReader(ScriptedReader):
+    """Does not come back from a file, as from a dead disk, before it is let go."""
+
+    def __init__(self, let_go: threading.Event) -> None:
+        self._let_go = let_go
+
+    def read(self, fd: int, crop: Any) -> Any:
+        self._let_go.wait(60.0)
+        return super().read(fd, crop)
+
+
+Make = Callable[..., tuple[Pipeline, SickJournal, Told]]
+
+
+@pytest.fixture
+def pipelines(tmp_path: Path) -> Iterator[Make]:
+    with contextlib.ExitStack() as stack:
+
+        def make(
+            text: str, reader: Callable[[], ScriptedReader], *, readers: int, **jobs: Any
+        ) -> tuple[Pipeline, SickJournal, Told]:
+            root = tmp_path / "root"
+            layout = Layout(str(root))
+            layout.create()
+            settings = Settings(root=str(root), jobs=JobSettings(**jobs), reader=ReaderSettings(processes=readers))
+            journal, told = SickJournal(layout.journal), Told()
+            stack.callback(journal.close)
+            scorer = ScriptedScorer()
+            pipeline = Pipeline(
+                layout, journal, settings,
+                scorer=scorer, make_reader=lambda _: reader(), readers=readers, observer=told,
+            )  # fmt: skip
+            stack.callback(pipeline.stop, 0.0)
+            pipeline.start()
+            for number in range(readers):
+                path = root / "inbox" / f"{number}.mp4"
+                path.write_text(text)
+                job = claim(layout, path.name, Fingerprint.from_stat(path.lstat()), ())
+                assert job is not None
+                enter(layout, journal, job)
+                pipeline.add(job)
+            return pipeline, journal, told
+
+        yield make
+
+
+def test_each_thread_beats_for_itself_while_the_disk_is_sick(pipelines: Make) -> None:
+    """Were it otherwise, a stage that waits would look hung, and one that hangs alive."""
+    pipeline, journal, told = pipelines("crash", ScriptedReader, readers=3, retry_delay_s=0.01)
+    wait_for(lambda: pipeline.trouble and told.events.count("the disk failed, trying again") > 3, "it is waited out")
+    journal.sick = False
+    wait_for(lambda: len(told.finished_names) == 3, "all three come to their end")
+    assert pipeline.stop(10.0) == 0
+    assert not [event for event in told.events if event.startswith("failed")]
+    assert {stage for _, stage in told.beats} == {"reader-0", "reader-1", "reader-2", "scorer", "publisher"}
+    assert all(thread == stage for thread, stage in told.beats)
+
+
+def test_threads_that_do_not_end_are_waited_for_together(pipelines: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What systemd was told of is one time for all, however many readers there are."""
+    monkeypatch.setattr(pipeline_module, "_LONGEST_HURRY_S", 1.0)
+    let_go = threading.Event()
+    pipeline, journal, told = pipelines("fake", functools.partial(StuckReader, let_go), readers=10)
+    journal.sick = False
+    try:
+        wait_for(lambda: pipeline.load["running"] == 10, "all are being read")
+        began_s = time.monotonic()
+        assert pipeline.stop(0.1) == 10
+        assert time.monotonic() - began_s < 9.0
+    finally:
+        let_go.set()
+    assert told.finished_names == []
+    assert {row.attempts for row in journal.unfinished()} == {0}
