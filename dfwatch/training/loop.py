@@ -184,6 +184,8 @@ class Trainer:
             batch_size=None,
             sampler=steps,
             num_workers=self.options.workers,
+            # A copy by fork would hold the locks of threads that it does not have: those of OpenMP, of torch.
+            multiprocessing_context="spawn",
             prefetch_factor=8,
             collate_fn=_as_it_is,
         )

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -94,15 +93,13 @@ def test_memory_of_this_machine() -> None:
     ],
 )
 def test_limits_of_a_process(kind: str | None, value: int, health: Health, word: str) -> None:
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (2000, 4000))
-        if kind:
-            resource.setrlimit(getattr(resource, kind), (value, 4000 if kind == "RLIMIT_NOFILE" else value))
-
-    code = "from dfwatch.doctor import machine; f = machine.limits(); print(f.health, f.found)"
-    result = subprocess.run(
-        [sys.executable, "-c", code], preexec_fn=limit, capture_output=True, text=True, timeout=60, check=True
-    )
+    # Set by the process itself: code of ours between fork and exec would run in a copy of a process with threads.
+    code = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (2000, 4000));"
+    if kind:
+        hard = 4000 if kind == "RLIMIT_NOFILE" else value
+        code += f"resource.setrlimit(resource.{kind}, ({value}, {hard}));"
+    code += "from dfwatch.doctor import machine; f = machine.limits(); print(f.health, f.found)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.startswith(health)
     assert word in result.stdout
 

@@ -19,6 +19,13 @@ from dfwatch.console.dashboard import Screen
 from dfwatch.storage.stamps import utc_now
 from tests.service.daemon import REPOSITORY, Daemon, wait_for
 
+# The first process of a session makes the terminal its own, so that Ctrl-C becomes a signal.
+_AT_ITS_TERMINAL = """
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from dfwatch.cli import main
+sys.exit(main())
+"""
 _CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -31,14 +38,13 @@ class Terminal:
         environment = {**os.environ, "TERM": "xterm-256color", "COVERAGE_PROCESS_START": ""}
         environment.pop("NO_COLOR", None)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dfwatch", "status", "--config", str(daemon.config), *arguments],
+            [sys.executable, "-c", _AT_ITS_TERMINAL, "status", "--config", str(daemon.config), *arguments],
             cwd=REPOSITORY,
             env=environment,
             stdin=slave,
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - one system call
         )
         os.close(slave)
         self.output = ""

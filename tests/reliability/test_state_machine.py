@@ -364,7 +364,7 @@ class Promise(RuleBasedStateMachine):
             self.world.close()
 
 
-_EXAMPLES = int(os.environ.get("DFWATCH_EXAMPLES", "12"))
+_EXAMPLES = int(os.environ.get("DFWATCH_EXAMPLES", "25"))
 Promise.TestCase.settings = settings(
     max_examples=_EXAMPLES,
     stateful_step_count=25,
