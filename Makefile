@@ -7,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 CONFIG ?= config.yaml
 
-.PHONY: help run test lint types tests coverage test-programs soak fuzz wheel clean
+.PHONY: help run test lint types tests coverage bench test-programs soak fuzz wheel clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ coverage: $(VENV)/.developer ## The tests with line and branch coverage; at leas
 
 test-programs: ## Install the programs that some tests run, which are skipped without (Debian; root or sudo)
 	tools/test-programs.sh
+
+bench: $(VENV)/.developer ## Ratios against an older pipeline, bare decoding, bare inference (ARGS="--only forward")
+	$(BIN)/python -m benchmarks $(ARGS)
 
 soak: $(VENV)/.developer ## Ten minutes of mixed senders, hostile files and kill -9, then a ledger (ARGS="--minutes 60")
 	$(BIN)/python -m tools.soak $(ARGS)

@@ -78,10 +78,25 @@ class Senders:
             make_clip(folder / "b.mp4", seconds=2.0, size=(320, 240)).read_bytes(),
             make_clip(folder / "c.mp4", codec="libx265", seconds=1.0, size=(160, 128), faces=()).read_bytes(),
         ]
-        good = [self.moved_in, self.copied, self.copied_slowly, self.preallocated, self.linked, self.folder_moved_in]
+        good: list[Callable[[str], None]] = [
+            self.moved_in,
+            self.copied,
+            self.copied_slowly,
+            self.preallocated,
+            self.linked,
+            self.folder_moved_in,
+        ]
         if shutil.which("rsync"):
             good += [self.rsynced, self.rsynced_in_place]
-        bad = [self.noise, self.playlist, self.half, self.segfault, self.eat, self.fifo, self.symlink]
+        bad: list[Callable[[str], None]] = [
+            self.noise,
+            self.playlist,
+            self.half,
+            self.segfault,
+            self.eat,
+            self.fifo,
+            self.symlink,
+        ]
         self._ways: list[Callable[[str], None]] = good * 3 + bad
 
     def send(self) -> None:

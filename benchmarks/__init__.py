@@ -1,0 +1,1 @@
+"""How fast dfwatch is, measured side by side with what it is compared to: ``python -m benchmarks``."""

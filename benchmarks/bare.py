@@ -1,0 +1,237 @@
+"""What dfwatch is compared to: reading alone, scoring alone, the network's forward pass alone.
+
+Reading is done by real reader processes. Whatever needs torch runs in a child process of its own (``python -m
+benchmarks.bare``), so that neither its threads nor its memory stand in the way of what is measured next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dfwatch.config import FaceSettings, ModelSettings, ReaderSettings
+from dfwatch.models.bundle import load_bundle
+from dfwatch.reader import Reader
+from dfwatch.storage.source import open_regular
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from dfwatch.models.bundle import Bundle
+
+REPOSITORY = Path(__file__).parents[1]
+FRAMES = 20
+_CHILD_LIMIT_S = 600.0
+_SCORED_BATCHES = 24
+
+
+def read_all(paths: Sequence[Path], model: Path, processes: int) -> tuple[float, NDArray[np.uint8]]:
+    """Read files with so many reader processes, and nothing else; returns seconds and all crops."""
+    crop = load_bundle(model).crop
+    left = list(paths)[::-1]
+    crops: list[NDArray[np.uint8]] = []
+    failures: list[BaseException] = []
+    readers = [Reader(ReaderSettings(processes=processes), FaceSettings()) for _ in range(processes)]
+
+    def work(reader: Reader) -> None:
+        try:
+            while True:
+                try:
+                    path = left.pop()
+                except IndexError:
+                    return
+                fd, _ = open_regular(str(path), path.name)
+                with open(fd, "rb", buffering=0) as file:
+                    crops.append(reader.read(file.fileno(), crop).crops)
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    try:
+        for reader in readers:
+            reader.start()
+        threads = [threading.Thread(target=work, args=(reader,)) for reader in readers]
+        began_s = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        seconds = time.monotonic() - began_s
+    finally:
+        for reader in readers:
+            reader.close()
+    if failures:
+        raise failures[0]
+    return seconds, np.concatenate(crops)
+
+
+def score_all(crops: NDArray[np.uint8], model: Path, folder: Path) -> dict[str, Any]:
+    """Score crops with the detector that a daemon would use, and nothing else: ``seconds`` and its ``device``."""
+    path = folder / "crops.npy"
+    np.save(path, crops)
+    return _child("score", str(model), str(folder), str(path))
+
+
+def forward(model: Path, folder: Path, rounds: int) -> dict[str, Any]:
+    """Crops a second of ``Detector.score`` and of bare loops; milliseconds for 20 crops in several ways."""
+    return _child("forward", str(model), str(folder), str(rounds))
+
+
+def _child(*arguments: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.bare", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        command,
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        timeout=_CHILD_LIMIT_S,
+    )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+# -- in the child ------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: list[str]) -> None:
+    """Run one task, and print what it gives as JSON."""
+    from dfwatch.inference.openmp import let_threads_sleep  # noqa: PLC0415
+
+    let_threads_sleep()
+    task, model, folder, last = arguments
+    if task == "forward":
+        found = _measure_forward(load_bundle(model), Path(folder), int(last))
+    else:
+        found = _measure_score(load_bundle(model), Path(folder), np.load(last))
+    print(json.dumps(found))
+
+
+def _measure_score(bundle: Bundle, folder: Path, crops: NDArray[np.uint8]) -> dict[str, Any]:
+    from dfwatch.detector import Detector  # noqa: PLC0415
+
+    detector = Detector.load(bundle, ModelSettings(), cache_dir=folder)
+    detector.score(crops[: 2 * detector.device.batch_size])
+    began_s = time.monotonic()
+    detector.score(crops)
+    return {"seconds": time.monotonic() - began_s, "device": _device(detector.device)}
+
+
+def _device(device: Any) -> dict[str, Any]:  # noqa: ANN401 - torch is behind it
+    return {
+        "engine": device.engine,
+        "precision": device.precision,
+        "batch_size": device.batch_size,
+        "threads": device.threads,
+        "precision_max_difference": device.precision_max_difference,
+        "crops_per_s": device.crops_per_s,
+    }
+
+
+def _measure_forward(bundle: Bundle, folder: Path, rounds: int) -> dict[str, Any]:
+    import torch  # noqa: PLC0415
+
+    from dfwatch.detector import Detector  # noqa: PLC0415
+    from dfwatch.models.checkpoints import load_network  # noqa: PLC0415
+    from dfwatch.models.fusion import fold_batch_norm  # noqa: PLC0415
+
+    side = bundle.input.size_px
+    random = np.random.default_rng(5)
+    detector = Detector.load(bundle, ModelSettings(), cache_dir=folder)
+    batch = detector.device.batch_size
+    crops = random.integers(0, 256, (_SCORED_BATCHES * batch, side, side, 3), dtype=np.uint8)
+
+    ways: dict[str, Any] = {}
+    plain, norms = load_network(bundle), load_network(bundle)
+    folded, _ = fold_batch_norm(load_network(bundle))
+    cpu = torch.randn(FRAMES, 3, side, side)
+
+    def looped(network: Any, step: int, dtype: Any, *, last: bool) -> Any:  # noqa: ANN401
+        layout = torch.channels_last if last else torch.contiguous_format
+        network = network.to(dtype=dtype, memory_format=layout)
+        pixels = cpu.to(dtype=dtype, memory_format=layout)
+
+        def loop() -> None:
+            with torch.inference_mode():
+                for start in range(0, FRAMES, step):
+                    network(pixels[start : start + step])
+
+        return loop
+
+    ways["frame by frame, float32"] = looped(plain, 1, torch.float32, last=False)
+    ways["20 at once, float32"] = looped(plain, FRAMES, torch.float32, last=False)
+    ways["20 at once, float32, channels_last, folded norms"] = looped(folded, FRAMES, torch.float32, last=True)
+    half, _ = fold_batch_norm(load_network(bundle))
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():  # torch has no public name for it
+        ways["20 at once, bfloat16, channels_last"] = looped(norms, FRAMES, torch.bfloat16, last=True)
+        ways["20 at once, bfloat16, channels_last, folded norms"] = looped(half, FRAMES, torch.bfloat16, last=True)
+    few = crops[:FRAMES]
+    ways["detector.score, as the daemon runs it"] = lambda: detector.score(few)
+    milliseconds = {name: 1e3 * _median_s(way, rounds) for name, way in ways.items()}
+
+    bare = _bare_loop(detector, bundle, batch, len(crops) // batch)
+    # In turns, so that whatever else runs on the machine slows both.
+    score_s, bare_s = [], []
+    detector.score(crops[:batch])
+    bare(1)
+    for _ in range(rounds):
+        score_s.append(_seconds(lambda: detector.score(crops)))
+        bare_s.append(_seconds(lambda: bare(len(crops) // batch)))
+    return {
+        "milliseconds": milliseconds,
+        "score_per_s": len(crops) / median(score_s),
+        "bare_per_s": len(crops) / median(bare_s),
+        "device": _device(detector.device),
+    }
+
+
+def _bare_loop(detector: Any, bundle: Bundle, batch: int, _count: int) -> Any:  # noqa: ANN401
+    """A loop over one ready batch in the detector's own precision, without pixels, checks or results."""
+    import torch  # noqa: PLC0415
+
+    from dfwatch.models.checkpoints import load_network  # noqa: PLC0415
+    from dfwatch.models.fusion import fold_batch_norm  # noqa: PLC0415
+
+    dtype = getattr(torch, detector.device.precision)
+    device = torch.device(detector.device.device)
+    network: Any = fold_batch_norm(load_network(bundle))[0]
+    network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    side = bundle.input.size_px
+    pixels = torch.randn(batch, 3, side, side).to(device=device, dtype=dtype, memory_format=torch.channels_last)
+
+    def loop(times: int) -> None:
+        with torch.inference_mode():
+            for _ in range(times):
+                network(pixels)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return loop
+
+
+def _median_s(way: Any, rounds: int) -> float:  # noqa: ANN401
+    way()
+    return median(_seconds(way) for _ in range(max(3, rounds)))
+
+
+def _seconds(way: Any) -> float:  # noqa: ANN401
+    began_s = time.monotonic()
+    way()
+    return time.monotonic() - began_s
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
