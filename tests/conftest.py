@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from dfwatch.inference.openmp import let_threads_sleep
@@ -15,6 +16,9 @@ __all__ = ["pytest_addoption", "pytest_exception_interact", "pytest_unconfigure"
 
 # Before any test module imports torch.
 let_threads_sleep()
+# A busy machine is no failure; how long a test may take is pytest-timeout's business.
+hypothesis.settings.register_profile("dfwatch", deadline=None)
+hypothesis.settings.load_profile("dfwatch")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

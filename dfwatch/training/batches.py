@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from dfwatch.errors import TrainingError
 from dfwatch.training import augment, blending
+from dfwatch.training.deck import FAKE, REAL, UNLABELLED, Deck, Item, Pools
 from dfwatch.training.packs import Pack
 from dfwatch.training.splits import take
 from dfwatch.training.windows import Window, cut_window, reference_window
@@ -23,9 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dfwatch.training.recipe import Recipe
-    from dfwatch.training.records import Record
 
-REAL, FAKE, UNLABELLED = 0, 1, -1
 _LARGEST_BLEND_SIDE_PX = 192
 
 
@@ -42,62 +42,38 @@ class Batch:
     labels: NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A record and the pack that holds its picture."""
-
-    pack: Pack
-    record: Record
-
-    def picture(self) -> NDArray[np.uint8]:
-        """Return the stored picture, uint8 RGB."""
-        return self.pack.picture(self.record)
-
-
-@dataclass(frozen=True, slots=True)
-class Pools:
-    """What batches are drawn from.
-
-    Attributes:
-        reals: Real crops of the labelled packs.
-        fakes_of: Fakes by group; ``orphans`` are the groups that have no real crop.
-        blendable: Real crops with landmarks.
-        unlabelled: Crops for the teacher alone.
-    """
-
-    reals: tuple[Item, ...]
-    fakes_of: dict[str, tuple[Item, ...]]
-    orphans: tuple[str, ...]
-    blendable: tuple[Item, ...]
-    unlabelled: tuple[Item, ...]
-
-    @property
-    def groups(self) -> frozenset[str]:
-        """Every group that training can touch."""
-        items = (*self.reals, *self.blendable, *self.unlabelled)
-        return frozenset(item.record.group for item in items) | frozenset(self.fakes_of)
-
-
 def open_items(
-    data_root: str, names: Sequence[str], recipe: Recipe, excluded: frozenset[str], split: str
+    data_root: str,
+    names: Sequence[str],
+    recipe: Recipe,
+    excluded: frozenset[str],
+    split: str,
+    *,
+    opened: dict[str, Pack] | None = None,
 ) -> list[Item]:
-    """Return the items of one part of some packs."""
+    """Return the items of one part of some packs; ``opened`` keeps packs by name from one call to the next."""
+    opened = {} if opened is None else opened
     found: list[Item] = []
     for name in names:
-        pack = Pack(os.path.join(data_root, name))
+        if name not in opened:
+            opened[name] = Pack(os.path.join(data_root, name))
+        pack = opened[name]
         part = take(pack.records, split, recipe.data.split, excluded)  # type: ignore[arg-type]
         found.extend(Item(pack, record) for record in part)
     return found
 
 
-def open_pools(data_root: str, recipe: Recipe, excluded: frozenset[str]) -> Pools:
+def open_pools(
+    data_root: str, recipe: Recipe, excluded: frozenset[str], opened: dict[str, Pack] | None = None
+) -> Pools:
     """Open the training part of a recipe's packs.
 
     Raises:
         TrainingError: When a pool that the recipe draws from is empty.
     """
-    labelled = open_items(data_root, recipe.data.packs, recipe, excluded, "train")
-    blending_items = open_items(data_root, recipe.data.blend_packs, recipe, excluded, "train")
+    opened = {} if opened is None else opened
+    labelled = open_items(data_root, recipe.data.packs, recipe, excluded, "train", opened=opened)
+    blending_items = open_items(data_root, recipe.data.blend_packs, recipe, excluded, "train", opened=opened)
     reals = tuple(item for item in labelled if not item.record.is_fake)
     fakes: dict[str, list[Item]] = defaultdict(list)
     for item in labelled:
@@ -109,7 +85,7 @@ def open_pools(data_root: str, recipe: Recipe, excluded: frozenset[str]) -> Pool
         {group: tuple(items) for group, items in fakes.items()},
         tuple(sorted(set(fakes) - with_real)),
         tuple(item for item in blending_items if not item.record.is_fake and len(item.record.landmarks) == 10),
-        tuple(open_items(data_root, recipe.data.unlabelled_packs, recipe, excluded, "train")),
+        tuple(open_items(data_root, recipe.data.unlabelled_packs, recipe, excluded, "train", opened=opened)),
     )
     for stage in recipe.stages:
         lacks = (
@@ -129,11 +105,7 @@ class BatchMaker:
     def __init__(self, recipe: Recipe, pools: Pools) -> None:
         self._recipe = recipe
         self._pools = pools
-        self._shuffles: dict[tuple[str, int], NDArray[np.int64]] = {}
-        # Draws of each kind made before each stage, so that a stage goes on where the last one stopped.
-        self._starts = [0]
-        for stage in recipe.stages:
-            self._starts.append(self._starts[-1] + stage.steps)
+        self._deck = Deck(recipe.seed, pools)
 
     def __len__(self) -> int:
         return self._recipe.total_steps
@@ -146,47 +118,22 @@ class BatchMaker:
         crops: list[NDArray[np.uint8]] = []
         labels: list[int] = []
         for number in range(stage.batch.labelled // 2):
-            real, fake = self._labelled_pair(step * (stage.batch.labelled // 2) + number, rng)
+            real, fake = self._deck.labelled_pair(step * (stage.batch.labelled // 2) + number, rng)
             for item, label in ((real, REAL), (fake, FAKE)):
                 crops.append(self._plain(item, stage.size_px, rng))
                 labels.append(label)
         for number in range(stage.batch.blended // 2):
             index = step * (stage.batch.blended // 2) + number
-            item = self._nth("blend", self._pools.blendable, index)
+            item = self._deck.nth("blend", self._pools.blendable, index)
             donate = rng.random() < stage.batch.donor_share
-            other = self._nth("donor", self._pools.blendable, index) if donate else None
+            other = self._deck.nth("donor", self._pools.blendable, index) if donate else None
             crops.extend(self._blended(item, other, stage.size_px, rng))
             labels.extend((REAL, FAKE))
         for number in range(stage.batch.unlabelled):
-            item = self._nth("free", self._pools.unlabelled, step * stage.batch.unlabelled + number)
+            item = self._deck.nth("free", self._pools.unlabelled, step * stage.batch.unlabelled + number)
             crops.append(self._plain(item, stage.size_px, rng))
             labels.append(UNLABELLED)
         return Batch(np.stack(crops), np.array(labels, np.int64))
-
-    def _shuffle(self, name: str, length: int, epoch: int) -> NDArray[np.int64]:
-        key = (name, epoch)
-        if key not in self._shuffles:
-            for old in [known for known in self._shuffles if known[0] == name and known[1] < epoch - 1]:
-                del self._shuffles[old]
-            salt = int.from_bytes(name.encode()[:8], "big")
-            self._shuffles[key] = np.random.default_rng((self._recipe.seed, salt, epoch)).permutation(length)
-        return self._shuffles[key]
-
-    def _nth(self, name: str, items: Sequence[Item], index: int) -> Item:
-        """Return the ``index``-th item of endless epochs, each of them in an order of its own."""
-        epoch, place = divmod(index, len(items))
-        return items[int(self._shuffle(name, len(items), epoch)[place])]
-
-    def _labelled_pair(self, index: int, rng: Generator) -> tuple[Item, Item]:
-        """Return a real and a fake made from it; a real without fakes is paired with a fake of unknown source."""
-        real = self._nth("real", self._pools.reals, index)
-        fakes = self._pools.fakes_of.get(real.record.group)
-        if fakes is None:
-            groups = self._pools.orphans or tuple(self._pools.fakes_of)
-            fakes = self._pools.fakes_of[groups[int(rng.integers(len(groups)))]]
-            return real, fakes[int(rng.integers(len(fakes)))]
-        epoch = index // len(self._pools.reals)
-        return real, fakes[(epoch + hash_of(real.record.group)) % len(fakes)]
 
     def _window(self, item: Item, picture: NDArray[np.uint8]) -> Window:
         data = self._recipe.data
@@ -223,19 +170,17 @@ def _with_landmarks(item: Item) -> tuple[NDArray[np.uint8], NDArray[np.float32]]
     return picture, landmarks
 
 
-def hash_of(text: str) -> int:
-    """Return a small hash that is the same in every process, unlike Python's own."""
-    value = 0
-    for byte in text.encode():
-        value = (value * 131 + byte) % 1_000_003
-    return value
-
-
 def plain_crops(items: Sequence[Item], size_px: int, margin: float, shift_y: float) -> NDArray[np.uint8]:
-    """Cut reference crops without augmentation: uint8 RGB, shape (n, size_px, size_px, 3)."""
+    """Cut reference crops without augmentation, in threads: uint8 RGB, shape (n, size_px, size_px, 3)."""
     crops = np.empty((len(items), size_px, size_px, 3), np.uint8)
-    for number, item in enumerate(items):
-        picture = item.picture()
-        window = reference_window(item.record, (picture.shape[0], picture.shape[1]), margin, shift_y)
+
+    def cut(number: int) -> None:
+        picture = items[number].picture()
+        window = reference_window(items[number].record, (picture.shape[0], picture.shape[1]), margin, shift_y)
         crops[number] = cut_window(picture, window, size_px)
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        # The results are nothing; asking for them brings out errors.
+        for _ in threads.map(cut, range(len(items))):
+            pass
     return crops

@@ -91,14 +91,15 @@ def align_donor(
     shape: tuple[int, int],
 ) -> NDArray[np.uint8]:
     """Warp another face so that its landmarks fall on these; the result is a picture of ``shape`` (height, width)."""
-    matrix = _fit_affine(donor_landmarks.astype(np.float64), landmarks.astype(np.float64))
+    matrix = fit_affine(donor_landmarks.astype(np.float64), landmarks.astype(np.float64))
     warped = cv2.warpAffine(
         donor, matrix, (shape[1], shape[0]), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
     )
     return np.asarray(warped, np.uint8)
 
 
-def _fit_affine(start: NDArray[np.float64], goal: NDArray[np.float64]) -> NDArray[np.float64]:
+def fit_affine(start: NDArray[np.floating], goal: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return the matrix (2, 3) that brings points (n, 2) nearest to others, by least squares."""
     system = np.hstack([start, np.ones((len(start), 1))])
     solution, *_ = np.linalg.lstsq(system, goal, rcond=None)
     return np.ascontiguousarray(solution.T)
@@ -127,11 +128,16 @@ def _change(image: NDArray[np.uint8], rng: Generator) -> NDArray[np.uint8]:
     return np.asarray(cv2.addWeighted(image, 1 + amount, soft, -amount, 0), np.uint8)
 
 
-def _mask(landmarks: NDArray[np.float32], shape: tuple[int, int], rng: Generator) -> NDArray[np.float32]:
+def draw_outline(landmarks: NDArray[np.float32], rng: Generator) -> NDArray[np.float64]:
+    """Draw an outline of a face, or of a part of it, for landmarks (5, 2): points (n, 2) in pixels, not yet convex."""
     outline = _OUTLINES[int(rng.choice(len(_OUTLINES), p=_OUTLINE_SHARES))]
     jittered = outline + rng.normal(0, 1.8, outline.shape)
-    matrix = _fit_affine(_TEMPLATE, landmarks.astype(np.float64))
-    points = jittered @ matrix[:, :2].T + matrix[:, 2]
+    matrix = fit_affine(_TEMPLATE, landmarks.astype(np.float64))
+    return np.asarray(jittered @ matrix[:, :2].T + matrix[:, 2], np.float64)
+
+
+def _mask(landmarks: NDArray[np.float32], shape: tuple[int, int], rng: Generator) -> NDArray[np.float32]:
+    points = draw_outline(landmarks, rng)
     hull = cv2.convexHull(np.rint(points).astype(np.int32))
     mask = np.zeros(shape, np.float32)
     cv2.fillConvexPoly(mask, hull, 1.0)

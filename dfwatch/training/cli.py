@@ -6,6 +6,7 @@ to see goes to standard error, results go to files.
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -69,6 +70,14 @@ def _add_train(subparsers: Subparsers) -> None:
         "--pack", action="append", metavar="NAME", help="labelled pack, in place of the recipe's; repeatable"
     )
     parser.add_argument("--bundle", metavar="FOLDER", help="write the best weights so far there as a bundle")
+    parser.add_argument(
+        "--parts",
+        metavar="FOLDER",
+        default="",
+        help="also keep the best weights there, in half precision and in files under 16 MiB, with the log: to be "
+        "carried to another machine, where --initial FOLDER starts from them and --run FOLDER --only-bundle bundles",
+    )
+    parser.add_argument("--only-bundle", action="store_true", help="train nothing: write the bundle of the run")
     parser.add_argument("--initial", metavar="SOURCE", help="first weights, in place of the recipe's")
     parser.add_argument("--teacher", metavar="BUNDLE", help="the teacher's bundle, in place of the recipe's")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (auto)")
@@ -78,7 +87,8 @@ def _add_train(subparsers: Subparsers) -> None:
         "--max-minutes",
         type=float,
         default=0.0,
-        help=f"stop with a checkpoint after this time, with exit code {INCOMPLETE}; a second command goes on",
+        help="be done with everything, checkpoint and bundle included, after this time since the start; exit code "
+        f"{INCOMPLETE} means unfinished, and the same command goes on",
     )
     parser.set_defaults(command=_lazy("run_train"))
 
@@ -145,6 +155,8 @@ def _lazy(name: str) -> Callable[[argparse.Namespace], int]:
     """Import the heavy half of a command only when it runs."""
 
     def handler(arguments: argparse.Namespace) -> int:
+        # Before the imports: on a cold machine torch alone takes longer than many a step.
+        arguments.began_at = time.monotonic()
         from dfwatch.errors import MissingExtraError  # noqa: PLC0415
 
         try:

@@ -17,10 +17,11 @@ from dfwatch.detector import Detector
 from dfwatch.errors import TrainingError
 from dfwatch.models.bundle import load_bundle
 from dfwatch.training import layouts, robustness
-from dfwatch.training.batches import Item, open_pools
+from dfwatch.training.batches import open_pools
 from dfwatch.training.calibration import choose_thresholds, fit_calibration
 from dfwatch.training.cli import INCOMPLETE
 from dfwatch.training.crops import CutSpec
+from dfwatch.training.deck import Item
 from dfwatch.training.export import export_bundle, read_log, split_rule, update_bundle
 from dfwatch.training.judging import judge_crops, judge_videos, refuse_trained
 from dfwatch.training.loop import RunOptions, open_trainer
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from dfwatch.models.bundle import Bundle
     from dfwatch.training.judging import Judged
+    from dfwatch.training.recipe import Recipe
 
 
 def run_prepare(arguments: argparse.Namespace) -> int:
@@ -87,14 +89,19 @@ def run_train(arguments: argparse.Namespace) -> int:
         # What the recipe says of its bundle speaks of its own data, not of these.
         name = os.path.basename(os.path.abspath(arguments.bundle or arguments.run))
         recipe = dataclasses.replace(recipe, id=name, data=data, about=AboutSpec(input_px=recipe.about.input_px))
+    excluded = _excluded(arguments)
+    if arguments.only_bundle:
+        if not arguments.bundle:
+            raise TrainingError("writing the bundle", arguments.run, "--bundle is missing")
+        return _export(arguments, recipe, open_pools(arguments.data, recipe, excluded).groups)
     options = RunOptions(
         folder=arguments.run,
         device=_device(arguments.device),
         workers=arguments.workers,
         threads=arguments.threads,
-        max_seconds=60 * arguments.max_minutes,
+        stop_at=arguments.began_at + 60 * arguments.max_minutes if arguments.max_minutes else None,
+        parts_folder=arguments.parts,
     )
-    excluded = _excluded(arguments)
     trainer = open_trainer(arguments.data, recipe, options, excluded)
     _say(f"{recipe.id}: step {trainer.progress.step} of {recipe.total_steps} on {options.device}")
 
@@ -106,10 +113,14 @@ def run_train(arguments: argparse.Namespace) -> int:
     progress = trainer.run(_report)
     _say(f"best AUC {progress.best_auc:.4f} at step {progress.best_step}; weights and log in {arguments.run}")
     if arguments.bundle and progress.best_step:
-        groups = open_pools(arguments.data, recipe, excluded).groups
-        export_bundle(arguments.run, recipe, arguments.bundle, groups)
-        _say(f"bundle in {arguments.bundle}; next: dfwatch calibrate {arguments.bundle}")
+        _export(arguments, recipe, trainer.groups)
     return 0 if progress.finished else INCOMPLETE
+
+
+def _export(arguments: argparse.Namespace, recipe: Recipe, groups: frozenset[str]) -> int:
+    export_bundle(arguments.run, recipe, arguments.bundle, groups)
+    _say(f"bundle in {arguments.bundle}; next: dfwatch calibrate {arguments.bundle}")
+    return 0
 
 
 def run_calibrate(arguments: argparse.Namespace) -> int:

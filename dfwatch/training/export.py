@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dfwatch.errors import TrainingError
@@ -21,14 +20,16 @@ from dfwatch.models.bundle import (
     group_hash,
     write_bundle,
 )
-from dfwatch.models.checkpoints import half_precision, read_state_dict
+from dfwatch.models.checkpoints import half_precision
 from dfwatch.reading import CropSpec
 from dfwatch.training import card
-from dfwatch.training.loop import BEST_NAME, LOG_NAME
+from dfwatch.training.loop import LOG_NAME
 from dfwatch.training.splits import SplitRule
+from dfwatch.training.weights_files import read_best
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from dfwatch.training.recipe import Recipe
 
@@ -49,7 +50,7 @@ def export_bundle(run_folder: str, recipe: Recipe, folder: str, groups: Iterable
     """Write the best weights of a run as a bundle in half precision; calibration and thresholds are still to be fitted.
 
     Args:
-        run_folder: Folder of the run.
+        run_folder: Folder of the run: its best weights, whole or in parts, and its log.
         recipe: The recipe that made it.
         folder: Where the bundle goes.
         groups: Every group that training could touch; ``dfwatch evaluate`` refuses to report on them.
@@ -57,9 +58,9 @@ def export_bundle(run_folder: str, recipe: Recipe, folder: str, groups: Iterable
     Raises:
         TrainingError: When the run has no best weights yet.
     """
-    weights = os.path.join(run_folder, BEST_NAME)
-    if not os.path.exists(weights):
-        raise TrainingError("exporting a bundle from", run_folder, f"there is no {BEST_NAME}", hint="train longer")
+    weights = read_best(run_folder)
+    if weights is None:
+        raise TrainingError("exporting a bundle from", run_folder, "it holds no weights yet", hint="train longer")
     best = [entry for entry in read_log(run_folder) if entry["event"] == "measure" and entry["auc"] is not None]
     best_entry = max(best, key=lambda entry: float(entry["auc"])) if best else {}
     size_px = recipe.about.input_px or int(best_entry.get("size_px", recipe.stages[-1].size_px))
@@ -87,7 +88,7 @@ def export_bundle(run_folder: str, recipe: Recipe, folder: str, groups: Iterable
         known_failures=recipe.about.known_failures,
         card=CARD_FILE,
     )
-    return _write(folder, bundle, half_precision(read_state_dict(Path(weights))))
+    return _write(folder, bundle, half_precision(weights))
 
 
 def _training_facts(run_folder: str, best_entry: dict[str, Any], recipe: Recipe) -> dict[str, Any]:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dfwatch.models.bundle import Bundle
-    from dfwatch.training.batches import Item
     from dfwatch.training.crops import Source
+    from dfwatch.training.deck import Item
 
 _CHUNK = 256
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,32 +17,27 @@ from torch.nn import functional
 
 from dfwatch.errors import TrainingError
 from dfwatch.models import architectures
-from dfwatch.training.batches import (
-    FAKE,
-    UNLABELLED,
-    Batch,
-    BatchMaker,
-    Item,
-    Pools,
-    open_items,
-    open_pools,
-    plain_crops,
-)
+from dfwatch.training.batches import open_items, open_pools, plain_crops
+from dfwatch.training.deck import FAKE, UNLABELLED, Item, Pools
+from dfwatch.training.feeding import Feed
 from dfwatch.training.metrics import auc
 from dfwatch.training.optim import Averaged, build_optimizer, learning_rate
 from dfwatch.training.pretrained import load_initial, quiet_classifier
+from dfwatch.training.weights_files import save_best, save_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from dfwatch.training.ondevice.batches import TensorBatch
+    from dfwatch.training.packs import Pack
     from dfwatch.training.recipe import Recipe
 
 CHECKPOINT_NAME = "checkpoint.pt"
-BEST_NAME = "best.safetensors"
 LOG_NAME = "log.jsonl"
+_ENDING_S = 3.0  # kept for what comes after the loop: the bundle
 LABEL_ORDER = ("REAL", "FAKE")
 
 
@@ -53,7 +50,8 @@ class RunOptions:
         device: A torch device name.
         workers: Loader processes; 0 makes the batches in the training process.
         threads: CPU threads of torch; 0 leaves torch's choice.
-        max_seconds: Stop with a checkpoint after this time; 0: run to the end.
+        stop_at: Stop with a checkpoint before the monotonic clock shows this; None: run to the end.
+        parts_folder: Also keep the best weights (in parts, in half precision) and the log there, to be carried away.
         checkpoint_every_s: Seconds between two checkpoints.
         log_every: Steps between two lines of the log.
     """
@@ -62,7 +60,8 @@ class RunOptions:
     device: str = "cpu"
     workers: int = 1
     threads: int = 0
-    max_seconds: float = 0.0
+    stop_at: float | None = None
+    parts_folder: str = ""
     checkpoint_every_s: float = 120.0
     log_every: int = 50
 
@@ -77,14 +76,18 @@ class Progress:
     finished: bool = False
 
 
-def to_input(
-    crops: NDArray[np.uint8] | Tensor, recipe_mean: Sequence[float], recipe_std: Sequence[float], device: str
-) -> Tensor:
-    """Turn uint8 RGB crops (n, h, w, 3) into a normalised float32 channels_last tensor (n, 3, h, w)."""
-    pixels = torch.as_tensor(crops).to(device, non_blocking=True).permute(0, 3, 1, 2).float()
-    mean = torch.tensor([255 * value for value in recipe_mean], device=device).view(1, 3, 1, 1)
-    std = torch.tensor([255 * value for value in recipe_std], device=device).view(1, 3, 1, 1)
-    return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+class Normaliser:
+    """Turns uint8 RGB crops (n, h, w, 3) into normalised float32 channels_last tensors (n, 3, h, w) on a device."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: str) -> None:
+        self._device = device
+        self._mean = torch.tensor([255 * value for value in mean], device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor([255 * value for value in std], device=device).view(1, 3, 1, 1)
+
+    def __call__(self, crops: Tensor) -> Tensor:
+        """Return the network's input."""
+        pixels = crops.to(self._device, non_blocking=True).permute(0, 3, 1, 2).float()
+        return ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
 
 
 class Trainer:
@@ -96,6 +99,7 @@ class Trainer:
         pools: The training part of the data.
         measured: Held-out items on which the weights are selected.
         teacher: Takes uint8 RGB crops and returns logits (n, 2) in our label order; for recipes with a teacher.
+        teacher_id: Who that is; a run goes on only with the teacher that it began with.
     """
 
     def __init__(
@@ -105,14 +109,18 @@ class Trainer:
         pools: Pools,
         measured: Sequence[Item],
         teacher: Callable[[Tensor], Tensor] | None = None,
+        *,
+        teacher_id: str = "",
     ) -> None:
         if recipe.teacher is not None and teacher is None:
             raise TrainingError("training", recipe.id, "the recipe wants a teacher and none was given")
-        self.recipe, self.options, self.teacher = recipe, options, teacher
+        self.recipe, self.options, self.teacher, self.teacher_id = recipe, options, teacher, teacher_id
         if options.threads:
             torch.set_num_threads(options.threads)
         torch.manual_seed(recipe.seed)
-        torch.backends.cudnn.benchmark = True  # one shape for each stage: measure the kernels once
+        # Trying every kernel took minutes for grouped convolutions in bfloat16, and never paid for itself.
+        torch.backends.cudnn.benchmark = False
+        torch.set_float32_matmul_precision("high" if options.device.startswith("cuda") else "highest")
         self.network = architectures.build(recipe.architecture.name, recipe.architecture.options)
         quiet_classifier(self.network)
         self.taken_over = load_initial(self.network, recipe)
@@ -120,114 +128,119 @@ class Trainer:
         self.optimizer = build_optimizer(self.network, recipe)
         self.averaged = Averaged(self.network, recipe.ema_decay)
         self.progress = Progress()
-        self.maker = BatchMaker(recipe, pools)
+        self.normalise = Normaliser(recipe.norm.mean, recipe.norm.std, options.device)
+        self.feed = Feed(recipe, pools, options.device, options.workers)
+        self.groups = pools.groups
         self.measured = list(measured)
         self.stop_requested = False
         self._crops_px = 0
         self._crops = np.empty((0, 0, 0, 3), np.uint8)
+        # Losses of the steps since the last look at them, summed on the device so that no step waits for it.
+        self._losses = torch.zeros((), device=options.device)
+        self._saving_s, self._measuring_s = 2.0, 0.0
         os.makedirs(options.folder, exist_ok=True)
         self._resume()
 
     def run(self, report: Callable[[dict[str, Any]], None] = lambda _: None) -> Progress:
-        """Train until the recipe, the patience or the time is at its end; a checkpoint is left in every case."""
+        """Train until the recipe, the patience or the time is at its end; a checkpoint is left in every case.
+
+        Raises:
+            TrainingError: When the loss is no longer a number; the checkpoint stays that of before.
+        """
         recipe, options, progress = self.recipe, self.options, self.progress
-        began = last_saved = window_began = time.monotonic()
-        losses: list[float] = []
-        waited_s, crops_seen = 0.0, 0
-        batches = self._batches()
-        while progress.step < recipe.total_steps and not progress.finished:
+        last_saved = window_began = time.monotonic()
+        waited_s, crops_seen, steps_seen = 0.0, 0, 0
+        batches = self.feed.batches(range(progress.step, recipe.total_steps))
+        while progress.step < recipe.total_steps and not progress.finished and not self._must_stop():
             asked = time.monotonic()
             batch = next(batches)
             waited_s += time.monotonic() - asked
-            losses.append(self._step(batch))
+            self._step(batch)
             crops_seen += len(batch.labels)
+            steps_seen += 1
             progress.step += 1
-            now = time.monotonic()
+            measures = progress.step % recipe.measure_every == 0 or progress.step == recipe.total_steps
             if progress.step % options.log_every == 0:
-                span_s = now - window_began
-                rate = crops_seen / span_s
+                loss = self._mean_loss(steps_seen)
+                span_s = time.monotonic() - window_began
                 report(
                     self._log(
                         event="train",
                         step=progress.step,
                         of=recipe.total_steps,
-                        loss=round(float(np.mean(losses)), 4),
+                        loss=round(loss, 4),
                         lr=learning_rate(recipe, progress.step - 1),
-                        crops_per_s=round(rate, 1),
+                        crops_per_s=round(crops_seen / span_s, 1),
                         waiting_for_data=round(waited_s / span_s, 3),
-                        left_s=round((recipe.total_steps - progress.step) * span_s / len(losses)),
+                        left_s=round((recipe.total_steps - progress.step) * span_s / steps_seen),
                     )
                 )
-                losses, waited_s, crops_seen, window_began = [], 0.0, 0, now
-            if progress.step % recipe.measure_every == 0 or progress.step == recipe.total_steps:
+            if measures:
                 report(self._measure())
-                window_began = time.monotonic()
-                losses, waited_s, crops_seen = [], 0.0, 0
                 self.save()
                 last_saved = time.monotonic()
-            elif now - last_saved > options.checkpoint_every_s:
+            elif time.monotonic() - last_saved > options.checkpoint_every_s:
                 self.save()
-                last_saved = now
-            if self.stop_requested or (options.max_seconds and now - began > options.max_seconds):
-                break
+                last_saved = time.monotonic()
+            if measures or progress.step % options.log_every == 0:
+                self._losses.zero_()
+                waited_s, crops_seen, steps_seen, window_began = 0.0, 0, 0, time.monotonic()
         progress.finished = progress.finished or progress.step >= recipe.total_steps
         self.save()
         return progress
 
-    def _batches(self) -> Iterator[Batch]:
-        steps = range(self.progress.step, self.recipe.total_steps)
-        if not self.options.workers:
-            yield from (self.maker[step] for step in steps)
-            return
-        loader: torch.utils.data.DataLoader[Any] = torch.utils.data.DataLoader(
-            self.maker,  # type: ignore[arg-type]
-            batch_size=None,
-            sampler=steps,
-            num_workers=self.options.workers,
-            # A copy by fork would hold the locks of threads that it does not have: those of OpenMP, of torch.
-            multiprocessing_context="spawn",
-            prefetch_factor=8,
-            collate_fn=_as_it_is,
-        )
-        yield from loader
+    def _must_stop(self) -> bool:
+        """Whether somebody asked for it, or the time is just enough to leave everything in order."""
+        if self.options.stop_at is None:
+            return self.stop_requested
+        needed_s = _ENDING_S + self._saving_s
+        if (self.progress.step + 1) % self.recipe.measure_every == 0:
+            needed_s += self._measuring_s + self._saving_s
+        return self.stop_requested or time.monotonic() + needed_s > self.options.stop_at
 
-    def _step(self, batch: Batch) -> float:
-        recipe, device = self.recipe, self.options.device
+    def _mean_loss(self, steps: int) -> float:
+        """Look at the device: the mean loss of the last steps.
+
+        Raises:
+            TrainingError: When it is not finite.
+        """
+        loss = float(self._losses) / max(1, steps)
+        if not math.isfinite(loss):
+            where = f"the loss is {loss} in the steps before {self.progress.step}"
+            raise TrainingError("training", self.recipe.id, where, hint="lower optim.lr")
+        return loss
+
+    def _step(self, batch: TensorBatch) -> None:
+        recipe = self.recipe
         # The seed of dropout depends on nothing but the step, so a resumed run repeats it.
         torch.manual_seed(recipe.seed * 1_000_003 + self.progress.step)
         rate = learning_rate(recipe, self.progress.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.network.train()
-        crops = torch.from_numpy(batch.crops)
-        labels = torch.from_numpy(batch.labels).to(device)
-        pixels = to_input(crops, recipe.norm.mean, recipe.norm.std, device)
         with self._autocast():
-            logits = self.network(pixels)
-        loss = self._loss(logits.float(), labels, crops)
-        if not torch.isfinite(loss):
-            raise TrainingError(
-                "training", recipe.id, f"the loss is {loss.item()} at step {self.progress.step}", hint="lower optim.lr"
-            )
+            logits = self.network(self.normalise(batch.crops))
+        loss = self._loss(logits.float(), batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if recipe.optim.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.optim.clip_norm)
         self.optimizer.step()
-        self.averaged.update(self.network, self.progress.step)
-        return float(loss.detach())
+        self.averaged.update(self.progress.step)
+        self._losses += loss.detach()
 
-    def _loss(self, logits: Tensor, labels: Tensor, crops: Tensor) -> Tensor:
-        recipe = self.recipe
+    def _loss(self, logits: Tensor, batch: TensorBatch) -> Tensor:
+        """Return the loss of a batch; no branch here asks the device for anything."""
+        recipe, labels = self.recipe, batch.labels
         known = labels != UNLABELLED
-        hard = torch.zeros((), device=logits.device)
-        if bool(known.any()):
-            hard = functional.cross_entropy(logits[known], labels[known], label_smoothing=recipe.label_smoothing)
+        hard = functional.cross_entropy(
+            logits, labels, ignore_index=UNLABELLED, label_smoothing=recipe.label_smoothing, reduction="sum"
+        ) / known.sum().clamp(min=1)
         if recipe.teacher is None or self.teacher is None:
             return hard
         heat = recipe.teacher.temperature
         with torch.no_grad():
-            goal = (self.teacher(crops).float() / heat).softmax(1)
+            goal = (self.teacher(batch.crops).float() / heat).softmax(1)
         apart = -(goal * (logits / heat).log_softmax(1)).sum(1) * heat * heat
         # On labelled crops label and teacher share the loss; on the others the teacher is all there is.
         weight = torch.where(known, recipe.teacher.weight, 1.0)
@@ -247,9 +260,8 @@ class Trainer:
         scores = []
         with torch.inference_mode(), self._autocast():
             for start in range(0, len(crops), batch_size):
-                norm = self.recipe.norm
-                pixels = to_input(crops[start : start + batch_size], norm.mean, norm.std, self.options.device)
-                logits = self.network(pixels).float()
+                part = torch.from_numpy(crops[start : start + batch_size])
+                logits = self.network(self.normalise(part)).float()
                 scores.append((logits[:, FAKE] - logits[:, 1 - FAKE]).cpu().numpy())
         self.network.load_state_dict(current)
         return np.concatenate(scores).astype(np.float64)
@@ -264,6 +276,7 @@ class Trainer:
             self._crops = plain_crops(self.measured, size_px, recipe.data.margin, recipe.data.shift_y)
             self._crops_px = size_px
         labels = np.array([int(item.record.is_fake) for item in self.measured], np.int64)
+        self._mean_loss(1)
         scores = self.score(self._crops)
         value = auc(labels, scores)
         loss = float(np.mean(np.logaddexp(0, np.where(labels == 1, -scores, scores))))
@@ -272,6 +285,7 @@ class Trainer:
             self._save_best()
         elif recipe.patience and progress.step - progress.best_step >= recipe.patience * recipe.measure_every:
             progress.finished = True
+        self._measuring_s = time.monotonic() - began
         return self._log(
             event="measure",
             step=progress.step,
@@ -281,7 +295,7 @@ class Trainer:
             loss=round(loss, 4),
             best_auc=round(progress.best_auc, 4),
             crops=len(labels),
-            took_s=round(time.monotonic() - began, 1),
+            took_s=round(self._measuring_s, 1),
         )
 
     def _log(self, **entry: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
@@ -291,18 +305,23 @@ class Trainer:
         return entry
 
     def _save_best(self) -> None:
-        from safetensors.torch import save_file  # noqa: PLC0415
-
-        path = os.path.join(self.options.folder, BEST_NAME)
-        save_file({key: value.cpu().contiguous() for key, value in self.averaged.state.items()}, f"{path}.part")
-        os.replace(f"{path}.part", path)
+        save_best(self.options.folder, self.averaged.state)
+        if self.options.parts_folder:
+            save_parts(self.options.parts_folder, self.averaged.state)
 
     def save(self) -> None:
-        """Write the checkpoint; it replaces the old one only when it is whole."""
+        """Write the checkpoint; it replaces the old one only when it is whole.
+
+        Raises:
+            TrainingError: When the losses since the last look are not finite: such weights must not replace good ones.
+        """
+        began = time.monotonic()
+        self._mean_loss(1)
         path = os.path.join(self.options.folder, CHECKPOINT_NAME)
         torch.save(
             {
                 "recipe": self.recipe.digest(),
+                "teacher": self.teacher_id,
                 "step": self.progress.step,
                 "best_auc": self.progress.best_auc,
                 "best_step": self.progress.best_step,
@@ -314,6 +333,12 @@ class Trainer:
             f"{path}.part",
         )
         os.replace(f"{path}.part", path)
+        if self.options.parts_folder:
+            os.makedirs(self.options.parts_folder, exist_ok=True)
+            log = os.path.join(self.options.folder, LOG_NAME)
+            if os.path.exists(log):
+                shutil.copyfile(log, os.path.join(self.options.parts_folder, LOG_NAME))
+        self._saving_s = max(self._saving_s, time.monotonic() - began)
 
     def _resume(self) -> None:
         path = os.path.join(self.options.folder, CHECKPOINT_NAME)
@@ -324,23 +349,25 @@ class Trainer:
             raise TrainingError(
                 "resuming the run in", self.options.folder, "it was begun with another recipe", hint="use a new folder"
             )
+        if saved["teacher"] != self.teacher_id:
+            raise TrainingError(
+                "resuming the run in", self.options.folder, "it was begun with another teacher", hint="use a new folder"
+            )
         self.network.load_state_dict(saved["network"])
-        self.averaged.state = saved["averaged"]
+        self.averaged.load(saved["averaged"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.progress = Progress(saved["step"], saved["best_auc"], saved["best_step"], saved["finished"])
 
 
-def _as_it_is(batch: Any) -> Any:  # noqa: ANN401 - torch hands over whatever the maker made
-    return batch
-
-
-def open_measured(data_root: str, recipe: Recipe, excluded: frozenset[str]) -> list[Item]:
+def open_measured(
+    data_root: str, recipe: Recipe, excluded: frozenset[str], opened: dict[str, Pack] | None = None
+) -> list[Item]:
     """Return the select part, as many fakes as reals, the same ones on every call.
 
     Raises:
         TrainingError: When it lacks a label: no step could be chosen over another.
     """
-    items = open_items(data_root, recipe.data.packs, recipe, excluded, "select")
+    items = open_items(data_root, recipe.data.packs, recipe, excluded, "select", opened=opened)
     rng = np.random.default_rng(0)
     chosen: list[Item] = []
     by_label = [[item for item in items if item.record.is_fake == fake] for fake in (False, True)]
@@ -359,10 +386,13 @@ def open_measured(data_root: str, recipe: Recipe, excluded: frozenset[str]) -> l
 
 def open_trainer(data_root: str, recipe: Recipe, options: RunOptions, excluded: frozenset[str]) -> Trainer:
     """Open data and teacher and build the trainer of a recipe."""
-    pools = open_pools(data_root, recipe, excluded)
-    teacher = None
+    packs: dict[str, Pack] = {}
+    pools = open_pools(data_root, recipe, excluded, packs)
+    teacher, teacher_id = None, ""
     if recipe.teacher is not None:
         from dfwatch.training.teacher import load_teacher  # noqa: PLC0415 - only distillation needs it
 
-        teacher = load_teacher(recipe.teacher.bundle, options.device)
-    return Trainer(recipe, options, pools, open_measured(data_root, recipe, excluded), teacher)
+        teacher, teacher_id = load_teacher(recipe.teacher.bundle, options.device)
+    return Trainer(
+        recipe, options, pools, open_measured(data_root, recipe, excluded, packs), teacher, teacher_id=teacher_id
+    )

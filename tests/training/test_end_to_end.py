@@ -89,7 +89,14 @@ def test_a_folder_of_videos_becomes_a_bundle_that_judges_videos(videos: Path, pa
     recipe.write_text(RECIPE)
     data = ["--data", str(packs)]
     words = ["train", str(recipe), *data, "--pack", "mine", "--run", str(run), "--workers", "0", "--threads", "1"]
-    assert call(*words, "--bundle", str(bundle)) == 0
+    carried = tmp_path / "carried"
+    assert call(*words, "--bundle", str(bundle), "--parts", str(carried)) == 0
+    # What was carried away makes the same bundle elsewhere.
+    assert sorted(path.name for path in carried.iterdir()) == ["best-001-of-001.safetensors", "log.jsonl"]
+    words = ["train", str(recipe), *data, "--pack", "mine", "--run", str(carried), "--only-bundle"]
+    assert call(*words, "--bundle", str(tmp_path / "elsewhere" / "bundle")) == 0
+    for name in ("weights.safetensors", "training_groups.txt"):
+        assert (tmp_path / "elsewhere" / "bundle" / name).read_bytes() == (bundle / name).read_bytes()
     made = load_bundle(bundle)
     # The recipe's words about its own data would be untrue of this bundle.
     assert (made.id, made.description) == ("bundle", "")
@@ -129,8 +136,8 @@ def test_a_teacher_answers_as_its_network_does(packs: Path, tmp_path: Path) -> N
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (facts.input.mean, facts.input.std))
     with torch.no_grad():
         expected = network((crops.permute(0, 3, 1, 2) / 255 - mean) / std)
-    answer = load_teacher(str(bundle), "cpu")(crops)
+    answer = load_teacher(str(bundle), "cpu")[0](crops)
     assert torch.allclose(answer, expected, atol=1e-4)
     larger = torch.nn.functional.interpolate(crops.permute(0, 3, 1, 2).float(), scale_factor=2, mode="nearest")
-    again = load_teacher(str(bundle), "cpu")(larger.permute(0, 2, 3, 1).to(torch.uint8))
+    again = load_teacher(str(bundle), "cpu")[0](larger.permute(0, 2, 3, 1).to(torch.uint8))
     assert torch.allclose(again, expected, atol=0.3)

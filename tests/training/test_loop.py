@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import torch
 
 from dfwatch.errors import TrainingError
 from dfwatch.models import architectures
-from dfwatch.training.batches import FAKE, REAL, UNLABELLED, BatchMaker, open_pools
+from dfwatch.training.batches import BatchMaker, open_pools
+from dfwatch.training.deck import FAKE, REAL, UNLABELLED, Deck
 from dfwatch.training.loop import RunOptions, Trainer, open_measured, open_trainer
 from dfwatch.training.recipe import (
     ArchitectureSpec,
@@ -96,6 +98,35 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(data_root: str, tmp_p
         assert torch.equal(value, weights(piece)[name]), name
 
 
+def test_batches_made_on_the_device_teach_and_a_stopped_run_ends_the_same(data_root: str, tmp_path: Path) -> None:
+    made = recipe(batches="device", resident_px=64, stages=(Stage(size_px=32, steps=40, batch=BATCH),))
+    whole = trainer(data_root, tmp_path / "whole", made)
+    assert whole.run().best_auc > 0.8
+    piece = trainer(data_root, tmp_path / "pieces", made)
+    piece.run(lambda entry: setattr(piece, "stop_requested", entry["event"] == "train" and entry["step"] == 25))
+    assert piece.progress.step == 25
+    again = trainer(data_root, tmp_path / "pieces", made)
+    again.run()
+    assert again.progress == whole.progress
+    assert all(torch.equal(value, weights(again)[name]) for name, value in weights(whole).items())
+
+
+def test_time_that_is_up_leaves_a_checkpoint_and_no_step(data_root: str, tmp_path: Path) -> None:
+    late = trainer(data_root, tmp_path, recipe(), stop_at=time.monotonic() + 1)  # less than a checkpoint is allowed
+    assert not late.run().finished
+    assert late.progress.step == 0
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+def test_another_teacher_does_not_continue_a_run(data_root: str, tmp_path: Path) -> None:
+    taught = recipe(teacher=TeacherSpec(bundle="here"))
+    pools, options = open_pools(data_root, taught, frozenset()), RunOptions(folder=str(tmp_path), stop_at=0.0)
+    Trainer(taught, options, pools, [], lambda crops: torch.zeros(len(crops), 2), teacher_id="first").run()
+    Trainer(taught, options, pools, [], lambda crops: torch.zeros(len(crops), 2), teacher_id="first")
+    with pytest.raises(TrainingError, match="another teacher"):
+        Trainer(taught, options, pools, [], lambda crops: torch.zeros(len(crops), 2), teacher_id="second")
+
+
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(data_root: str, tmp_path: Path) -> None:
     runs = [
         trainer(data_root, tmp_path / str(number), recipe(seed=seed, measure_every=100))
@@ -117,7 +148,7 @@ def test_loader_processes_change_nothing(data_root: str, tmp_path: Path) -> None
 
 
 def test_another_recipe_does_not_continue_a_run(data_root: str, tmp_path: Path) -> None:
-    trainer(data_root, tmp_path, recipe(), max_seconds=1e-9).run()
+    trainer(data_root, tmp_path, recipe(), stop_at=0.0).run()
     with pytest.raises(TrainingError, match="another recipe"):
         trainer(data_root, tmp_path, recipe(seed=9))
 
@@ -137,6 +168,7 @@ def test_a_loss_that_is_no_number_stops_the_run(data_root: str, tmp_path: Path) 
         run.network[0].weight.fill_(float("nan"))  # type: ignore[index, union-attr]
     with pytest.raises(TrainingError, match="loss is nan"):
         run.run()
+    assert not (tmp_path / "checkpoint.pt").exists()  # such weights never replace good ones
 
 
 def test_a_student_follows_its_teacher_where_there_are_no_labels(data_root: str, tmp_path: Path) -> None:
@@ -188,9 +220,9 @@ def test_batches_are_balanced_and_never_touch_held_out_groups(data_root: str) ->
 def test_every_real_is_seen_once_in_an_epoch(data_root: str) -> None:
     made = recipe()
     pools = open_pools(data_root, made, frozenset())
-    maker = BatchMaker(made, pools)
+    deck = Deck(made.seed, pools)
     rng = np.random.default_rng(0)
-    pairs = [maker._labelled_pair(index, rng) for index in range(2 * len(pools.reals))]
+    pairs = [deck.labelled_pair(index, rng) for index in range(2 * len(pools.reals))]
     names = [real.record.name for real, _ in pairs]
     assert len(set(names[: len(pools.reals)])) == len(pools.reals)
     assert all(real.record.group == fake.record.group for real, fake in pairs)
