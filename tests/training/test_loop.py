@@ -64,7 +64,8 @@ def recipe(**changes: object) -> Recipe:
 
 
 def trainer(data_root: str, folder: Path, the_recipe: Recipe, **options: object) -> Trainer:
-    return open_trainer(data_root, the_recipe, RunOptions(folder=str(folder), log_every=5, **options), frozenset())  # type: ignore[arg-type]
+    told = RunOptions(**{"folder": str(folder), "log_every": 5, "workers": 0, **options})  # type: ignore[arg-type]
+    return open_trainer(data_root, the_recipe, told, frozenset())
 
 
 def weights(one: Trainer) -> dict[str, torch.Tensor]:
@@ -120,7 +121,10 @@ def test_time_that_is_up_leaves_a_checkpoint_and_no_step(data_root: str, tmp_pat
 
 def test_another_teacher_does_not_continue_a_run(data_root: str, tmp_path: Path) -> None:
     taught = recipe(teacher=TeacherSpec(bundle="here"))
-    pools, options = open_pools(data_root, taught, frozenset()), RunOptions(folder=str(tmp_path), stop_at=0.0)
+    pools, options = (
+        open_pools(data_root, taught, frozenset()),
+        RunOptions(folder=str(tmp_path), workers=0, stop_at=0.0),
+    )
     Trainer(taught, options, pools, [], lambda crops: torch.zeros(len(crops), 2), teacher_id="first").run()
     Trainer(taught, options, pools, [], lambda crops: torch.zeros(len(crops), 2), teacher_id="first")
     with pytest.raises(TrainingError, match="another teacher"):
@@ -177,7 +181,7 @@ def test_a_student_follows_its_teacher_where_there_are_no_labels(data_root: str,
         data=DataSpec(packs=("made",), unlabelled_packs=("made",), margin=0.0, shift_y=0.0),
         stages=(Stage(size_px=32, steps=60, batch=BatchSpec(labelled=0, blended=0, unlabelled=12)),),
     )
-    options = RunOptions(folder=str(tmp_path))
+    options = RunOptions(folder=str(tmp_path), workers=0)
 
     def teacher(crops: torch.Tensor) -> torch.Tensor:
         """Calls red pictures fake: nothing that the labels know of."""
@@ -196,7 +200,7 @@ def test_a_student_follows_its_teacher_where_there_are_no_labels(data_root: str,
 def test_a_recipe_with_a_teacher_does_not_run_without_one(data_root: str, tmp_path: Path) -> None:
     wanting = recipe(teacher=TeacherSpec(bundle="none"))
     with pytest.raises(TrainingError, match="teacher"):
-        Trainer(wanting, RunOptions(folder=str(tmp_path)), open_pools(data_root, wanting, frozenset()), [])
+        Trainer(wanting, RunOptions(folder=str(tmp_path), workers=0), open_pools(data_root, wanting, frozenset()), [])
 
 
 def test_batches_are_balanced_and_never_touch_held_out_groups(data_root: str) -> None:
