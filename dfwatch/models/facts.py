@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from dfwatch.errors import BundleError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from numpy.typing import ArrayLike, NDArray
 
     from dfwatch.reading import CropSpec
@@ -71,7 +70,7 @@ class InputSpec:
         )
         for key, values in (("input.mean", self.mean), ("input.std", self.std)):
             _require(
-                all(map(math.isfinite, values)) and np.shape(values) == (3,),
+                len(list(values)) == 3 and all(map(math.isfinite, values)),
                 key,
                 f"{values} is not three finite numbers",
             )
@@ -152,6 +151,8 @@ class Calibration:
 
         Values within 1e-7 of 0 or 1 are moved to that distance first. A NaN stays a NaN.
         """
+        import numpy as np  # noqa: PLC0415 - who only reads a bundle's facts need not wait for numpy
+
         p = np.asarray(p_fake, dtype=np.float64)
         if not self.calibrated:
             return np.clip(p, 0.0, 1.0)

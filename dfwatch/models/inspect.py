@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from dfwatch.errors import DfwatchError
 from dfwatch.models.bundle import load_bundle
 
@@ -114,7 +112,8 @@ def _check_files(bundle: Bundle) -> Check:
 
 
 def _check_scores(network: nn.Module, bundle: Bundle) -> list[Check]:
-    import torch  # noqa: PLC0415 - torch only for commands that need it
+    import numpy as np  # noqa: PLC0415 - numpy and torch only for commands that need them
+    import torch  # noqa: PLC0415 - as above
 
     from dfwatch.inference.engine import Engine  # noqa: PLC0415 - as above
     from dfwatch.models.fusion import fold_batch_norm  # noqa: PLC0415 - as above
