@@ -1,4 +1,4 @@
-"""The journal: which stage each job has passed, in SQLite (WAL, synced at every commit).
+"""The journal: which stage each job has passed, in SQLite (WAL, synced at every commit, commits made in groups).
 
 It is written by the daemon alone and may be read by others while the daemon runs. The folders are enough to carry on
 without it: what it adds is the attempt counter, the list of finished jobs and the memory of files that were kept in the
@@ -10,16 +10,15 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import threading
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from dfwatch.errors import JournalDamagedError, StorageError
 from dfwatch.jobs import outbox
 from dfwatch.reasons import Reason, Status
+from dfwatch.storage.database import Database
 from dfwatch.storage.layout import DroppedName
 from dfwatch.storage.stamps import utc_now
 
@@ -95,7 +94,7 @@ class JobRow:
 
 
 class Journal:
-    """One connection to the journal, shared by the daemon's threads.
+    """One connection to the journal, shared by the daemon's threads; no write returns before it is committed.
 
     Args:
         path: The database.
@@ -109,39 +108,33 @@ class Journal:
 
     def __init__(self, path: str, *, read_only: bool = False, synced: bool = True) -> None:
         self._path = path
-        self._lock = threading.RLock()
         with self._failing_as_storage("opening"):
-            if read_only:
-                self._db = sqlite3.connect(
-                    f"file:{_uri_path(path)}?mode=ro", uri=True, timeout=10.0, check_same_thread=False
-                )
-            else:
-                self._db = sqlite3.connect(path, timeout=10.0, check_same_thread=False)
-            self._db.row_factory = sqlite3.Row
+            self._db = Database(path, read_only=read_only)
             try:
                 if not read_only:
-                    self._prepare()
-                    if not synced:
-                        self._db.execute("PRAGMA synchronous = NORMAL")
+                    self._prepare(synced=synced)
                 self._check_version()
             except BaseException:
                 self._db.close()
                 raise
 
-    def _prepare(self) -> None:
+    def _prepare(self, *, synced: bool) -> None:
         # Damage that is found now costs a new journal; found later, it costs the job in hand as well.
-        found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        found = self._db.read("PRAGMA quick_check(1)")[0][0]
         if found != "ok":
             raise JournalDamagedError("opening the journal", self._path, found)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-            self._db.executescript(
+        self._db.read("PRAGMA journal_mode = WAL")
+        self._db.read(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+        if self._version() == 0:
+            self._db.script(
                 f"BEGIN IMMEDIATE; {_SCHEMA} {outbox.SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
 
+    def _version(self) -> int:
+        return int(self._db.read("PRAGMA user_version")[0][0])
+
     def _check_version(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        version = self._version()
         if version != SCHEMA_VERSION:
             raise StorageError(
                 "opening the journal",
@@ -176,17 +169,16 @@ class Journal:
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._failing_as_storage("writing to"), self._db:
-            yield self._db
+        with self._failing_as_storage("writing to"), self._db.write() as db:
+            yield db
 
     def _read(self, query: str, *parameters: object) -> list[sqlite3.Row]:
-        with self._lock, self._failing_as_storage("reading"), closing(self._db.execute(query, parameters)) as cursor:
-            return cursor.fetchall()
+        with self._failing_as_storage("reading"):
+            return self._db.read(query, *parameters)
 
     def close(self) -> None:
         """Close the connection; further calls fail."""
-        with self._lock:
-            self._db.close()
+        self._db.close()
 
     # -- a job's way ---------------------------------------------------------------------------------------------------
 
@@ -404,7 +396,3 @@ def _job(row: sqlite3.Row) -> JobRow:
         sidecar=None if row["sidecar"] is None else os.fsdecode(row["sidecar"]),
         media=None if row["media"] is None else os.fsdecode(row["media"]),
     )
-
-
-def _uri_path(path: str) -> str:
-    return quote(os.path.abspath(path))

@@ -1,0 +1,150 @@
+"""One SQLite connection for several threads, whose commits wait for the disk together.
+
+A commit that survives power loss costs a wait for the disk. Whoever writes while another one waits joins the next
+group: its changes lie in one transaction, one commit makes them durable, and nobody is told before that. Within a group
+each writer has a savepoint of its own, so that one that fails takes nothing of the others with it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BUSY_TIMEOUT_S: Final = 10.0
+# The first of a group waits at most this long for those who already stand in line; their statements take microseconds.
+_LONGEST_GATHERING_S: Final = 0.005
+
+
+class _Group:
+    """Writers whose changes are committed together."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.error: sqlite3.Error | None = None
+
+    def end(self, error: sqlite3.Error | None = None) -> None:
+        self.error = error
+        self.ended.set()
+
+
+class Database:
+    """The connection.
+
+    Args:
+        path: The database.
+        read_only: Only read.
+
+    Raises:
+        sqlite3.Error: From every method.
+    """
+
+    def __init__(self, path: str, *, read_only: bool = False) -> None:
+        target = f"file:{quote(os.path.abspath(path))}?mode=ro" if read_only else path
+        self._db = sqlite3.connect(
+            target, uri=read_only, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None
+        )
+        self._db.row_factory = sqlite3.Row
+        self._lock = threading.RLock()
+        self._writing = False
+        self._group: _Group | None = None
+        self._line = threading.Condition()
+        self._in_line = 0
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """A connection whose changes are made together, or not at all when the block raises; durable when it ends.
+
+        Raises:
+            RuntimeError: It was called within its own block, which would wait for itself.
+        """
+        with self._line:
+            self._in_line += 1
+        try:
+            with self._lock:
+                if self._writing:
+                    raise RuntimeError("a write within a write")
+                leads = self._group is None
+                group = self._begin() if self._group is None else self._join(self._group)
+                self._writing = True
+                try:
+                    yield self._db
+                except BaseException as error:
+                    self._undo(group, error, whole=leads)
+                    raise
+                finally:
+                    self._writing = False
+                if not leads:
+                    self._db.execute("RELEASE writer")
+        finally:
+            with self._line:
+                self._in_line -= 1
+                self._line.notify_all()
+        if leads:
+            self._commit(group)
+        group.ended.wait()
+        if group.error is not None:
+            raise group.error
+
+    def read(self, query: str, *parameters: object) -> list[sqlite3.Row]:
+        """The rows that a query finds."""
+        with self._lock, closing(self._db.execute(query, parameters)) as cursor:
+            return cursor.fetchall()
+
+    def script(self, text: str) -> None:
+        """Run statements that bring their own transaction, or need none."""
+        with self._lock:
+            self._db.executescript(text)
+
+    def close(self) -> None:
+        """Close the connection; further calls fail."""
+        with self._lock:
+            self._db.close()
+
+    def _begin(self) -> _Group:
+        self._db.execute("BEGIN IMMEDIATE")
+        self._group = _Group()
+        return self._group
+
+    def _join(self, group: _Group) -> _Group:
+        self._db.execute("SAVEPOINT writer")
+        return group
+
+    def _undo(self, group: _Group, error: BaseException, *, whole: bool) -> None:
+        """Take back what one writer did; called with the lock."""
+        try:
+            if self._db.in_transaction and not whole:
+                self._db.execute("ROLLBACK TO writer")
+                self._db.execute("RELEASE writer")
+                return
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        except sqlite3.Error as worse:
+            error = worse
+        # After a failure of the disk SQLite rolls back all of it; then the others of the group must hear of it.
+        self._group = None
+        group.end(error if isinstance(error, sqlite3.Error) else sqlite3.OperationalError(str(error)))
+
+    def _commit(self, group: _Group) -> None:
+        with self._line:
+            self._line.wait_for(lambda: self._in_line == 0, _LONGEST_GATHERING_S)
+        with self._lock:
+            if group.ended.is_set():
+                return
+            self._group = None
+            try:
+                self._db.execute("COMMIT")
+            except sqlite3.Error as error:
+                try:
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
+                finally:
+                    group.end(error)
+            else:
+                group.end()

@@ -1,0 +1,141 @@
+"""The connection that commits for several threads at once."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from dfwatch.storage.database import Database
+
+THREADS = 8
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(str(tmp_path / "some.sqlite3"))
+    database.read("PRAGMA journal_mode = WAL")
+    database.script("CREATE TABLE things (name TEXT PRIMARY KEY)")
+    yield database
+    database.close()
+
+
+def names_on_disk(tmp_path: Path) -> set[str]:
+    """What a second connection sees: what is committed, and nothing else."""
+    with closing(sqlite3.connect(tmp_path / "some.sqlite3")) as other:
+        return {name for (name,) in other.execute("SELECT name FROM things")}
+
+
+def add(database: Database, name: str) -> None:
+    with database.write() as db:
+        db.execute("INSERT INTO things VALUES (?)", (name,))
+
+
+def test_what_a_thread_wrote_is_committed_when_its_write_returns(database: Database, tmp_path: Path) -> None:
+    missing: list[str] = []
+
+    def work(number: int) -> None:
+        for step in range(20):
+            name = f"{number}-{step}"
+            add(database, name)
+            if name not in names_on_disk(tmp_path):
+                missing.append(name)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(work, range(THREADS)))
+    assert missing == []
+    assert len(names_on_disk(tmp_path)) == THREADS * 20
+
+
+def commits_of(database: Database) -> list[str]:
+    commits: list[str] = []
+    database._db.set_trace_callback(lambda text: commits.append(text) if text == "COMMIT" else None)
+    return commits
+
+
+def test_those_who_stand_in_line_share_a_commit(database: Database, tmp_path: Path) -> None:
+    commits = commits_of(database)
+    inside, go_on = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with database.write() as db:
+            db.execute("INSERT INTO things VALUES ('first')")
+            inside.set()
+            assert go_on.wait(10)
+
+    def follow(number: int) -> None:
+        assert inside.wait(10)
+        add(database, str(number))
+
+    with ThreadPoolExecutor(THREADS + 1) as pool:
+        works = [pool.submit(first), *(pool.submit(follow, number) for number in range(THREADS))]
+        assert inside.wait(10)
+        with database._line:
+            assert database._line.wait_for(lambda: database._in_line >= 1, 10)
+        for _ in range(1000):
+            if database._in_line == THREADS + 1:
+                break
+            threading.Event().wait(0.005)
+        go_on.set()
+        for work in works:
+            work.result(10)
+    assert len(names_on_disk(tmp_path)) == THREADS + 1
+    assert len(commits) < THREADS / 2
+
+
+def test_one_that_fails_takes_nothing_of_the_others_with_it(database: Database, tmp_path: Path) -> None:
+    add(database, "taken")
+
+    def work(number: int) -> None:
+        with database.write() as db:
+            db.execute("INSERT INTO things VALUES (?)", (f"before-{number}",))
+            db.execute("INSERT INTO things VALUES (?)", ("taken" if number % 2 else f"after-{number}",))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        works = [pool.submit(work, number) for number in range(40)]
+        failed = {number for number, done in enumerate(works) if done.exception(10) is not None}
+    assert failed == {number for number in range(40) if number % 2}
+    expected = {f"{word}-{number}" for word in ("before", "after") for number in range(0, 40, 2)}
+    assert names_on_disk(tmp_path) == {"taken"} | expected
+
+
+def test_a_commit_that_fails_fails_for_all_who_were_in_it(database: Database, tmp_path: Path) -> None:
+    # A deferred constraint is looked at by COMMIT alone, as a full disk may be.
+    database.read("PRAGMA foreign_keys = ON")
+    database.script("CREATE TABLE parts (thing TEXT REFERENCES things (name) DEFERRABLE INITIALLY DEFERRED)")
+    inside, joined = threading.Event(), threading.Event()
+
+    def spoil() -> None:
+        with database.write() as db:
+            db.execute("INSERT INTO parts VALUES ('of nothing')")
+            inside.set()
+            assert joined.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+        spoiler = pool.submit(spoil)
+        assert inside.wait(10)
+        other = pool.submit(add, database, "innocent")
+        for _ in range(1000):
+            if database._in_line == 2:
+                break
+            threading.Event().wait(0.005)
+        joined.set()
+        assert isinstance(spoiler.exception(10), sqlite3.IntegrityError)
+        assert isinstance(other.exception(10), sqlite3.IntegrityError)
+    assert names_on_disk(tmp_path) == set()
+    add(database, "innocent")
+    assert names_on_disk(tmp_path) == {"innocent"}
+
+
+def test_a_write_within_a_write_is_refused_and_not_waited_for(database: Database, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="within"), database.write() as db:
+        db.execute("INSERT INTO things VALUES ('outer')")
+        add(database, "inner")
+    assert names_on_disk(tmp_path) == set()
+    add(database, "later")
+    assert names_on_disk(tmp_path) == {"later"}
