@@ -64,7 +64,9 @@ class Job:
         return os.path.join(self.folder, SOURCE)
 
 
-def claim(layout: Layout, relative: str, expected: Fingerprint, evidence: tuple[str, ...]) -> Job | None:
+def claim(
+    layout: Layout, relative: str, expected: Fingerprint, evidence: tuple[str, ...], *, job_id: str | None = None
+) -> Job | None:
     """Take a ready file out of the inbox; None if it vanished or is no longer the one that was found ready.
 
     The job that is returned must be given to ``enter``.
@@ -74,6 +76,7 @@ def claim(layout: Layout, relative: str, expected: Fingerprint, evidence: tuple[
         relative: The file's path relative to the inbox.
         expected: What it looked like when it was found ready.
         evidence: Why it is held to be complete; for the sidecar.
+        job_id: What the job is to be called; None: a new id.
 
     Raises:
         UnclaimableError: This file cannot be moved; it is where it was.
@@ -81,7 +84,7 @@ def claim(layout: Layout, relative: str, expected: Fingerprint, evidence: tuple[
     """
     dropped = DroppedName.of(relative)
     path = os.path.join(layout.inbox, relative)
-    job_id = new_job_id()
+    job_id = job_id or new_job_id()
     job = Job(job_id, dropped, os.path.join(layout.work, job_id), utc_now(), evidence)
     try:
         if not Fingerprint.from_stat(os.lstat(path)).same_bytes(expected, renamed=False):

@@ -6,7 +6,6 @@ the detector's ``score``, and ``conclude`` (verdict and document). ``Judge`` cha
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import time
@@ -18,14 +17,13 @@ from dfwatch import __version__
 from dfwatch.document import Refusal, Run, Subject, build
 from dfwatch.errors import DfwatchError, MediaError, ReaderCrashError, RefusedError
 from dfwatch.reasons import Reason, Status
+from dfwatch.storage.digest import Digest
 from dfwatch.storage.layout import DroppedName
 from dfwatch.storage.source import check_unchanged, open_regular
 from dfwatch.storage.stamps import new_job_id, utc_now
 from dfwatch.verdict import decide, limits_in_force
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
     from dfwatch.models.bundle import Bundle
     from dfwatch.reading import CropSpec, Reading
     from dfwatch.verdict import Decision
-
-_HASH_BLOCK_BYTES = 4 * 1024 * 1024
 
 
 class FileReader(Protocol):
@@ -101,19 +97,6 @@ def check_admissible(dropped: DroppedName, size_bytes: int, settings: Settings) 
             reason=Reason.TOO_LARGE,
             hint="see reader.max_bytes in the configuration",
         )
-
-
-def sha256_of(fd: int, progress: Callable[[], None] | None = None) -> str:
-    """Lower-case hex SHA-256 of an open file, whatever its file position; ``progress`` is called now and then."""
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(_HASH_BLOCK_BYTES))
-    position = 0
-    while count := os.preadv(fd, [buffer], position):
-        digest.update(buffer[:count])
-        position += count
-        if progress is not None:
-            progress()
-    return digest.hexdigest()
 
 
 def status_of(error: DfwatchError) -> Status:
@@ -196,15 +179,20 @@ class Judge:
             try:
                 size_bytes = fingerprint.size_bytes
                 check_admissible(dropped, size_bytes, self._settings)
-                sha256 = sha256_of(fd)
-                timer.lap("hash")
-                reading = self._reader.read(fd, self._scorer.bundle.crop)
-                timer.restart()
-                scores = self._scorer.score(reading.crops)
-                timer.lap("inference")
+                digest = Digest(fd)
+                try:
+                    reading = self._reader.read(fd, self._scorer.bundle.crop)
+                    timer.restart()
+                    scores = self._scorer.score(reading.crops)
+                    timer.lap("inference")
+                finally:
+                    # A refusal names the bytes too.
+                    sha256 = digest.result()
+                    timer.stages_ms["hash"] = digest.spent_ms
                 check_unchanged(fd, path, dropped.shown, fingerprint)
             finally:
                 os.close(fd)
+            timer.restart()
             decision = conclude(reading, scores, self._scorer.bundle, self._settings)
             timer.lap("verdict")
         except MediaError as error:

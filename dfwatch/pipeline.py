@@ -1,9 +1,9 @@
 """The stages between claim and disposal, as threads joined by bounded queues.
 
-    backlog ──► readers (a thread and a child process each) ──► scorer (one thread) ──► publisher (one thread)
+    line ──► readers (a thread and a child process each) ──► scorer (one thread) ──► publishers (threads)
 
-Nothing piles up: when the publisher waits for the disk, the queues fill, the readers wait, and the files stay in the
-inbox.
+Nothing piles up: when the publishers wait for the disk, the queues fill, the readers wait, and the files stay in the
+inbox. There are several publishers because what they wait for is the disk, which serves all who wait at once.
 """
 
 from __future__ import annotations
@@ -13,29 +13,15 @@ import queue
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
-from dfwatch.document import Refusal
-from dfwatch.errors import (
-    DeviceError,
-    DfwatchError,
-    FileChangedError,
-    MediaError,
-    ModelError,
-    ReaderCrashError,
-    ReaderStartError,
-    StorageError,
-)
+from dfwatch.errors import DfwatchError, FileChangedError, StorageError
 from dfwatch.inbox.completeness import Fingerprint
-from dfwatch.jobs import publisher
-from dfwatch.jobs.backlog import Backlog
+from dfwatch.jobs.line import IDLE_BEAT_S, Line
+from dfwatch.jobs.publisher import Publisher
+from dfwatch.jobs.reading_stage import DISK_FAILED, Reader, ReadingStage
+from dfwatch.jobs.scoring_stage import score
 from dfwatch.jobs.ticket import Patience, Stopped, Ticket
-from dfwatch.judge import FileReader, check_admissible, refusal_of, sha256_of, status_of
-from dfwatch.reasons import Reason, Status
-from dfwatch.storage.crashpoints import crash_point
-from dfwatch.storage.source import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -48,27 +34,17 @@ if TYPE_CHECKING:
     from dfwatch.provenance.credentials import Credentials
     from dfwatch.storage.layout import Layout
 
-_LONGEST_RETRY_DELAY_S: Final = 60.0
-_DISK_RETRY_DELAY_S: Final = 1.0
-_IDLE_BEAT_S: Final = 1.0
-_LONGEST_HURRY_S: Final = 5.0
+__all__ = ["Pipeline", "Reader"]
+
+# What waits for the disk together waits once: the more at a time, the less each of them waits (docs/performance.md).
+PUBLISHERS: Final = 8
 # How long a stage may take before the watchdog calls it hung; far above what any stage needs.
-_READING_SLACK_S: Final = 60.0
 _LONGEST_SCORING_S: Final = 300.0
 _LONGEST_PUBLISHING_S: Final = 60.0
+_LONGEST_HURRY_S: Final = 5.0
 _SCORER: Final = "scorer"
 
 _Queue = queue.Queue[Ticket | None]
-
-
-class Reader(FileReader, Protocol):
-    """A reader with a child process of its own; ``dfwatch.reader.Reader`` is the real one."""
-
-    def start(self) -> object:
-        """Start the child process ahead of the first file."""
-
-    def close(self) -> None:
-        """End the child process."""
 
 
 class Pipeline:
@@ -101,25 +77,31 @@ class Pipeline:
     ) -> None:
         self._journal = journal
         self._settings = settings
-        self._credentials = credentials
         self._scorer = scorer
         self._observer = observer
-        self._capacity = 2 * readers + 2
-        self._backlog = Backlog()
-        self._changed = threading.Condition()
-        self._held: dict[str, tuple[Fingerprint, float]] = {}
-        self._ailing: dict[str, tuple[float, str]] = {}
         self._stopping = threading.Event()
         self._hurrying = threading.Event()
         self._broken = False
         self._patience = Patience(observer, self._stopping)
-        self._publisher = publisher.Publisher(layout, journal, scorer, self._patience, recipients)
+        # A place for each reader, each publisher, what lies between them, and as many to be claimed meanwhile.
+        self._line = Line(journal, self._patience, observer, self._stopping, 2 * (readers + 1) + 2 * PUBLISHERS)
+        self._publisher = Publisher(layout, journal, scorer, self._patience, recipients)
+        self._reading = ReadingStage(
+            journal,
+            self._line,
+            self._publisher,
+            crop=scorer.bundle.crop,
+            patience=self._patience,
+            observer=observer,
+            credentials=credentials,
+        )
+        self._telling = threading.Lock()
         self._to_score: _Queue = queue.Queue(maxsize=readers + 1)
         self._to_publish: _Queue = queue.Queue(maxsize=readers + 1)
         self._readers = [self._thread(f"reader-{i}", self._run_reader, make_reader) for i in range(readers)]
         self._later_stages = [
             self._thread(_SCORER, self._run_scorer),
-            self._thread(publisher.STAGE, self._run_publisher),
+            *(self._thread(f"publisher-{i}", self._run_publisher) for i in range(PUBLISHERS)),
         ]
 
     # -- from outside --------------------------------------------------------------------------------------------------
@@ -131,30 +113,22 @@ class Pipeline:
 
     def add(self, job: Job) -> None:
         """Take a claimed job; see ``room`` for how many it should be given."""
-        with self._changed:
-            self._backlog.add(job)
-            self._changed.notify()
+        self._line.add(job)
 
     @property
     def room(self) -> int:
         """How many more files should be claimed now."""
-        with self._changed:
-            return max(0, self._capacity - self._backlog.occupied)
+        return self._line.room
 
     @property
     def load(self) -> dict[str, int]:
         """Jobs in hand: ``running``, ``waiting`` and ``delayed``; of the running ones, ``to_score``, ``to_publish``."""
-        queues = {"to_score": self._to_score.qsize(), "to_publish": self._to_publish.qsize()}
-        with self._changed:
-            running = len(self._backlog.running)
-            waiting = self._backlog.occupied - running
-            return {"running": running, "waiting": waiting, "delayed": self._backlog.delayed, **queues}
+        return {**self._line.load, "to_score": self._to_score.qsize(), "to_publish": self._to_publish.qsize()}
 
     @property
     def trouble(self) -> str:
         """What the machine refuses to do at the moment; empty while all is well."""
-        ailing = (cause for _, cause in self._ailing.copy().values())
-        return self._patience.trouble or next(ailing, "")
+        return self._patience.trouble or self._line.trouble
 
     def update(self, settings: Settings) -> None:
         """Take new settings for files that are not being read yet."""
@@ -178,9 +152,8 @@ class Pipeline:
         for thread in (*self._readers, *self._later_stages):
             if thread.ident is not None:
                 thread.join(timeout=max(0.0, deadline_s - time.monotonic()))
-        with self._changed:
-            left = self._backlog.occupied + self._backlog.delayed
-            running = list(self._backlog.running)
+        left = sum(self._line.load.values())
+        running = self._line.running
         # A defect that a file brought to light must not meet the same file for ever: its attempt counts, and if there
         # were several, the next start runs each alone.
         for job_id in running if not self._broken else ():
@@ -198,8 +171,7 @@ class Pipeline:
 
     def _begin_stopping(self) -> None:
         self._stopping.set()
-        with self._changed:
-            self._changed.notify_all()
+        self._line.wake()
 
     def _join(self, threads: list[threading.Thread], deadline_s: float) -> None:
         for thread in threads:
@@ -211,7 +183,7 @@ class Pipeline:
     def _thread(self, name: str, run: Callable[..., None], *args: Any) -> threading.Thread:  # noqa: ANN401 - passed on
         def guarded() -> None:
             try:
-                run(*([name, *args] if args else []))
+                run(name, *args)
             except Stopped:
                 return
             except BaseException as error:  # noqa: BLE001 - reported; the service ends and is started afresh
@@ -227,34 +199,22 @@ class Pipeline:
         reader = make_reader(settings)
         try:
             reader.start()
-            while (job := self._take(stage)) is not None:
+            while (job := self._line.take(stage)) is not None:
                 if (self._settings.reader, self._settings.faces) != (settings.reader, settings.faces):
                     reader.close()
                     settings = self._settings
                     reader = make_reader(settings)
                 ticket = Ticket(job)
-                if self._read(ticket, reader, stage):
+                if self._reading.read(ticket, reader, self._settings, stage):
                     self._put(self._to_publish if ticket.reading is None else self._to_score, ticket, stage)
         finally:
             reader.close()
-
-    def _take(self, stage: str) -> Job | None:
-        with self._changed:
-            while not self._stopping.is_set():
-                now_s = time.monotonic()
-                job = self._backlog.take(now_s)
-                if job is not None:
-                    return job
-                self._observer.beat(stage)
-                due_s = self._backlog.next_due_s()
-                self._changed.wait(_IDLE_BEAT_S if due_s is None else min(_IDLE_BEAT_S, max(0.0, due_s - now_s)))
-        return None
 
     def _put(self, target: _Queue, ticket: Ticket | None, stage: str) -> None:
         while True:
             self._observer.beat(stage)
             try:
-                target.put(ticket, timeout=_IDLE_BEAT_S)
+                target.put(ticket, timeout=IDLE_BEAT_S)
             except queue.Full:
                 # Waiting for the next stage is no hang of this one; if the next one hangs, its own beat stops.
                 if self._hurrying.is_set():
@@ -266,104 +226,14 @@ class Pipeline:
         while True:
             self._observer.beat(stage)
             try:
-                return source.get(timeout=_IDLE_BEAT_S)
+                return source.get(timeout=IDLE_BEAT_S)
             except queue.Empty:
                 if self._hurrying.is_set():
                     raise Stopped from None
 
-    # -- reading -------------------------------------------------------------------------------------------------------
-
-    def _read(self, ticket: Ticket, reader: Reader, stage: str) -> bool:
-        """Read one file; False if the job was put back and there is nothing to hand on."""
-        job, settings = ticket.job, self._settings
-        self._observer.busy(stage, settings.reader.time_limit_s + _READING_SLACK_S)
-        try:
-            ticket.attempt = self._patience.until_done(lambda: self._journal.begin_attempt(job.id), stage)
-            crash_point("job.attempt_raised")
-            ticket.fd, ticket.fingerprint = open_regular(job.source, job.dropped.shown)
-            if not self._stands_still(ticket, ticket.fingerprint, stage):
-                return False
-            check_admissible(job.dropped, ticket.fingerprint.size_bytes, settings)
-            ticket.timer.restart()
-            ticket.sha256 = sha256_of(ticket.fd, lambda: self._observer.beat(stage))
-            ticket.timer.lap("hash")
-            if self._publisher.published_before(ticket, settings):
-                return True
-            if ticket.attempt > settings.jobs.max_attempts:
-                detail = f"the service died {settings.jobs.max_attempts} times while this file was in work"
-                ticket.refuse(Status.QUARANTINED, Refusal(Reason.TOO_MANY_ATTEMPTS, detail, "see the service's log"))
-                return True
-            self._observer.busy(stage, settings.reader.time_limit_s + _READING_SLACK_S)
-            ticket.reading = reader.read(ticket.fd, self._scorer.bundle.crop)
-            crash_point("job.read")
-            self._read_credentials(ticket, ticket.fd, stage)
-        except ReaderStartError as error:
-            # The machine's trouble; were it counted, a moment without memory would send every file to quarantine.
-            return self._wait_out(ticket, "the reader's process cannot be started", error, stage)
-        except ReaderCrashError as error:
-            self._observer.reader_lost(error.reason)
-            if ticket.attempt < settings.jobs.max_attempts:
-                self._tell(ticket, "reading failed, will be tried again", reason=error.reason, cause=error.cause)
-                self._again(ticket, settings.jobs.retry_delay_s * 2 ** (ticket.attempt - 1), stage)
-                return False
-            ticket.refuse(status_of(error), refusal_of(error))
-        except MediaError as error:
-            ticket.refuse(status_of(error), refusal_of(error))
-        except (OSError, StorageError) as error:
-            # The disk under the file, not the file: nothing is said about it until it can be read.
-            return self._wait_out(ticket, "the disk failed while a file was read", error, stage)
-        self._ailing.pop(job.id, None)
-        return True
-
-    def _wait_out(self, ticket: Ticket, event: str, error: Exception, stage: str) -> bool:
-        """Put a job back because of the machine's trouble, with growing pauses and not counted as an attempt."""
-        delay_s = min(_LONGEST_RETRY_DELAY_S, 2 * self._ailing.get(ticket.job.id, (_DISK_RETRY_DELAY_S / 2, ""))[0])
-        self._ailing[ticket.job.id] = (delay_s, f"{event}: {error}")
-        self._tell(ticket, event, cause=str(error), delay_s=delay_s)
-        self._again(ticket, delay_s, stage, refund=True)
-        return False
-
-    def _read_credentials(self, ticket: Ticket, fd: int, stage: str) -> None:
-        if self._credentials is None:
-            return
-        self._observer.busy(stage, self._settings.provenance.time_limit_s + _READING_SLACK_S)
-        ticket.timer.restart()
-        ticket.provenance = self._credentials.read(fd, ticket.job.dropped.name)
-        ticket.timer.lap("provenance")
-
-    def _stands_still(self, ticket: Ticket, now: Fingerprint, stage: str) -> bool:
-        """Whether a file that changed during an earlier attempt has not changed since."""
-        before, delay_s = self._held.get(ticket.job.id, (now, 0.0))
-        if now.same_bytes(before, renamed=False):
-            self._held.pop(ticket.job.id, None)
-            return True
-        self._hold(ticket, now, 2 * delay_s, stage)
-        return False
-
-    def _hold(self, ticket: Ticket, now: Fingerprint, delay_s: float, stage: str) -> None:
-        delay_s = min(_LONGEST_RETRY_DELAY_S, max(self._settings.watch.quiet_s, delay_s))
-        self._held[ticket.job.id] = (now, delay_s)
-        self._again(ticket, delay_s, stage, refund=True)
-
-    def _again(self, ticket: Ticket, delay_s: float, stage: str, *, refund: bool = False) -> None:
-        """Put a job back, as ``stage``; with ``refund`` the attempt does not count against the file."""
-        ticket.close()
-        job = ticket.job
-        self._patience.until_done(lambda: self._journal.requeue(job.id, refund=refund), stage)
-        with self._changed:
-            self._backlog.finish(job.id)
-            self._backlog.add(job, not_before_s=time.monotonic() + min(delay_s, _LONGEST_RETRY_DELAY_S))
-            self._changed.notify_all()
-        self._observer.slot_free()
-
-    def _tell(self, ticket: Ticket, event: str, **fields: object) -> None:
-        self._observer.event(event, job=ticket.job.id, name=ticket.job.dropped.shown, attempt=ticket.attempt, **fields)
-
-    # -- scoring -------------------------------------------------------------------------------------------------------
-
-    def _run_scorer(self) -> None:
+    def _run_scorer(self, stage: str) -> None:
         ended = False
-        while not ended and (first := self._get(self._to_score, _SCORER)) is not None:
+        while not ended and (first := self._get(self._to_score, stage)) is not None:
             tickets = [first]
             with suppress(queue.Empty):
                 while not ended and len(tickets) < self._to_score.maxsize:
@@ -372,57 +242,44 @@ class Pipeline:
                         ended = True
                     else:
                         tickets.append(following)
-            self._observer.busy(_SCORER, _LONGEST_SCORING_S)
-            self._score(tickets)
+            self._observer.busy(stage, _LONGEST_SCORING_S)
+            score(self._scorer, tickets)
             for ticket in tickets:
-                self._put(self._to_publish, ticket, _SCORER)
-        self._put(self._to_publish, None, _SCORER)
+                self._put(self._to_publish, ticket, stage)
+        self._put(self._to_publish, None, stage)
 
-    def _score(self, tickets: list[Ticket]) -> None:
-        """Score the crops of several videos together."""
-        crops = [ticket.reading.crops for ticket in tickets if ticket.reading is not None]
-        started_s = time.monotonic()
-        try:
-            scores = self._scorer.score(np.concatenate(crops))
-        except DeviceError:
-            raise
-        except ModelError as error:
-            if len(tickets) > 1:
-                for ticket in tickets:
-                    self._score([ticket])
-            else:
-                tickets[0].refuse(Status.FAILED, refusal_of(error))
-            return
-        spent_ms = (time.monotonic() - started_s) * 1000.0
-        first = 0
-        for ticket, rows in zip(tickets, map(len, crops), strict=True):
-            ticket.scores = scores[first : first + rows]
-            # Its share of the batch: the stages of one video still add up to what that video cost.
-            ticket.timer.stages_ms["inference"] = spent_ms * rows / max(1, len(scores))
-            first += rows
-        crash_point("job.scored")
-
-    # -- publishing ----------------------------------------------------------------------------------------------------
-
-    def _run_publisher(self) -> None:
-        while (ticket := self._get(self._to_publish, publisher.STAGE)) is not None:
-            self._observer.busy(publisher.STAGE, _LONGEST_PUBLISHING_S)
+    def _run_publisher(self, stage: str) -> None:
+        while (ticket := self._get(self._to_publish, stage)) is not None:
+            self._observer.busy(stage, _LONGEST_PUBLISHING_S)
             try:
-                self._publish(ticket)
+                self._publish(ticket, stage)
             finally:
                 ticket.close()
+        # For the next publisher to see.
+        self._put(self._to_publish, None, stage)
 
-    def _publish(self, ticket: Ticket) -> None:
+    def _publish(self, ticket: Ticket, stage: str) -> None:
+        settings = self._settings
         try:
-            media = self._publisher.publish(ticket, self._settings)
+            ticket.await_digest(lambda: self._still_wanted(stage))
+            media = self._publisher.publish(ticket, settings, stage)
         except FileChangedError as error:
-            self._tell(ticket, "a file changed while it was read, and is held until it stands still", cause=error.cause)
+            cause = error.cause
+            self._line.tell(ticket, "a file changed while it was read, and is held until it stands still", cause=cause)
             if ticket.fd is not None:
-                self._hold(ticket, Fingerprint.from_stat(os.fstat(ticket.fd)), 0.0, publisher.STAGE)
+                now = Fingerprint.from_stat(os.fstat(ticket.fd))
+                self._line.hold(ticket, now, settings.watch.quiet_s, stage)
             return
-        with self._changed:
-            self._backlog.finish(ticket.job.id)
-            self._changed.notify_all()
+        except OSError as error:
+            self._line.wait_out(ticket, DISK_FAILED, error, stage)
+            return
+        self._line.finish(ticket.job.id)
         if ticket.document is not None and ticket.sidecar is not None:
-            self._observer.finished(ticket.job, ticket.document, ticket.sidecar, media)
+            with self._telling:
+                self._observer.finished(ticket.job, ticket.document, ticket.sidecar, media)
         self._observer.slot_free()
+
+    def _still_wanted(self, stage: str) -> None:
+        if self._hurrying.is_set():
+            raise Stopped
+        self._observer.busy(stage, _LONGEST_PUBLISHING_S)

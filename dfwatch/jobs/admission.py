@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -17,9 +18,11 @@ from dfwatch.intake import claim, enter, lost_sources, recover
 from dfwatch.jobs.obstacles import Obstacles
 from dfwatch.journal import State
 from dfwatch.operation.vitals import Inbox
+from dfwatch.storage.stamps import new_job_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from dfwatch.config import Settings
     from dfwatch.intake import Job
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _CANDIDATES_PER_SCAN: Final = 1000
+# So many files are claimed at a time.
+AT_ONCE: Final = 8
 _STORAGE_RETRY_S: Final = 2.0
 # Room is taken to be back only well above the limit, so that intake does not flap around it.
 _RESUME_FACTOR: Final = 1.1
@@ -61,7 +66,9 @@ class Admission:
         self._pipeline = pipeline
         self._taken_in = taken_in
         self._candidates: deque[Candidate] = deque()
-        self._claimed: deque[Job] = deque()
+        self._claimed: list[Job] = []
+        # They wait for the disk, which serves all who wait at once.
+        self._hands = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="claim")
         self._kept = journal.kept()
         self._obstacles = Obstacles()
         self._storage_trouble = ""
@@ -151,30 +158,51 @@ class Admission:
 
     def _claim_ready(self, stopping: Callable[[], bool]) -> None:
         self._enter_claimed()
-        room = self._pipeline.room
-        while room > 0 and self._candidates and not stopping():
-            candidate = self._candidates.popleft()
-            try:
-                job = claim(self._layout, candidate.name, candidate.fingerprint, candidate.evidence)
-            except UnclaimableError as error:
-                self._obstacles.met(candidate.name, error)
-                continue
-            self._obstacles.overcome(candidate.name)
-            self._watcher.forget(candidate.name)
-            if job is None:
-                continue
+        while self._candidates and not stopping() and (room := self._pipeline.room) > 0:
+            count = min(room, len(self._candidates), AT_ONCE)
+            batch = [self._candidates.popleft() for _ in range(count)]
+            # Ids are given here, so that jobs stand in the order of their files however the disk serves them.
+            attempts = [
+                self._hands.submit(claim, self._layout, each.name, each.fingerprint, each.evidence, job_id=new_job_id())
+                for each in batch
+            ]
+            trouble: StorageError | None = None
+            for candidate, attempt in zip(batch, attempts, strict=True):
+                trouble = self._take(candidate, attempt) or trouble
+            self._enter_claimed()
+            if trouble is not None:
+                raise trouble
+
+    def _take(self, candidate: Candidate, attempt: Future[Job | None]) -> StorageError | None:
+        """Note how a claim went; the trouble of the machine that it met."""
+        try:
+            job = attempt.result()
+        except UnclaimableError as error:
+            self._obstacles.met(candidate.name, error)
+            return None
+        except StorageError as error:
+            return error
+        self._obstacles.overcome(candidate.name)
+        self._watcher.forget(candidate.name)
+        if job is not None:
             self._claimed.append(job)
             self._remove_marker(candidate.name)
-            self._enter_claimed()
-            room -= 1
+        return None
 
     def _enter_claimed(self) -> None:
         """Hand on what was claimed; a job whose entry failed is entered when the disk works again."""
-        while self._claimed:
-            job = self._claimed[0]
-            enter(self._layout, self._journal, job)
-            self._claimed.popleft()
-            self._hand_on(job)
+        entries = [self._hands.submit(enter, self._layout, self._journal, job) for job in self._claimed]
+        trouble: BaseException | None = None
+        claimed, self._claimed = self._claimed, []
+        for job, entry in zip(claimed, entries, strict=True):
+            failure = entry.exception()
+            if failure is None:
+                self._hand_on(job)
+            else:
+                trouble = failure
+                self._claimed.append(job)
+        if trouble is not None:
+            raise trouble
 
     def _hand_on(self, job: Job) -> None:
         self._taken_in(job.id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from dfwatch.disposal import close, put_away
 from dfwatch.document import Run, Subject, build
@@ -25,11 +25,9 @@ if TYPE_CHECKING:
     from dfwatch.storage.layout import Layout
     from dfwatch.verdict import Decision
 
-STAGE: Final = "publisher"
-
 
 class Publisher:
-    """Brings tickets to their end.
+    """Brings tickets to their end; any number of threads at a time, each with a ticket of its own.
 
     Args:
         layout: The service's folders.
@@ -66,7 +64,7 @@ class Publisher:
                 return True
         return False
 
-    def publish(self, ticket: Ticket, settings: Settings) -> str | None:
+    def publish(self, ticket: Ticket, settings: Settings, stage: str) -> str | None:
         """Publish one outcome and put the file away; returns where the file now lies.
 
         Raises:
@@ -76,26 +74,26 @@ class Publisher:
         """
         job = ticket.job
         if ticket.document is None:
-            ticket.document = self._conclude(ticket, settings)
+            ticket.document = self._conclude(ticket, settings, stage)
         document = ticket.document
         status, sha256 = Status(document["status"]), document["subject"]["sha256"]
         label = None if document["verdict"] is None else Label(document["verdict"])
         if ticket.sidecar is None:
             base = sidecar_base(self._layout, status, label, settings.outcome)
             place = sidecar.Place(base, job.dropped, sha256, job.id)
-            ticket.sidecar = self._patience.until_done(lambda: sidecar.publish(place, document), STAGE)
-        self._patience.until_done(lambda: self._note(ticket, document, status), STAGE)
+            ticket.sidecar = self._patience.until_done(lambda: sidecar.publish(place, document), stage)
+        self._patience.until_done(lambda: self._note(ticket, document, status), stage)
         crash_point("job.published")
         media = self._patience.until_done(
             lambda: put_away(
                 self._layout, self._journal, job, status=status, label=label, sha256=sha256, outcome=settings.outcome
             ),
-            STAGE,
+            stage,
         )
-        self._patience.until_done(lambda: close(self._journal, job, media), STAGE)
+        self._patience.until_done(lambda: close(self._journal, job, media), stage)
         return media
 
-    def _conclude(self, ticket: Ticket, settings: Settings) -> dict[str, Any]:
+    def _conclude(self, ticket: Ticket, settings: Settings, stage: str) -> dict[str, Any]:
         job, reading, scores = ticket.job, ticket.reading, ticket.scores
         ticket.timer.restart()
         decision: Decision | None = None
@@ -116,11 +114,18 @@ class Publisher:
             provenance=ticket.provenance if reading is not None else None,
         )
         if reading is not None and decision is not None and settings.evidence.enabled:
-            self._add_evidence(ticket, document, reading, decision, settings)
+            self._add_evidence(ticket, document, reading, decision, settings=settings, stage=stage)
         return document
 
     def _add_evidence(
-        self, ticket: Ticket, document: dict[str, Any], reading: Reading, decision: Decision, settings: Settings
+        self,
+        ticket: Ticket,
+        document: dict[str, Any],
+        reading: Reading,
+        decision: Decision,
+        *,
+        settings: Settings,
+        stage: str,
     ) -> None:
         """Publish the evidence, ahead of the sidecar that refers to it."""
         if str(decision.label) not in settings.evidence.verdicts:
@@ -132,7 +137,7 @@ class Publisher:
         job = ticket.job
         described, files = make(document, reading, decision, self._scorer, settings.evidence)
         base = sidecar_base(self._layout, ticket.status, decision.label, settings.outcome)
-        folder = self._patience.until_done(lambda: publish_folder(base, job.dropped, job.id, files), STAGE)
+        folder = self._patience.until_done(lambda: publish_folder(base, job.dropped, job.id, files), stage)
         document["evidence"] = {**described, "folder": os.path.basename(folder)}
         ticket.timer.lap("evidence")
         spent_ms = round(ticket.timer.stages_ms["evidence"], 1)

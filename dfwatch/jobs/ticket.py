@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dfwatch.inbox.completeness import Fingerprint
     from dfwatch.intake import Job
     from dfwatch.reading import Reading
+    from dfwatch.storage.digest import Digest
 
 _LONGEST_STORAGE_DELAY_S: Final = 30.0
 _BEAT_S: Final = 1.0
@@ -67,7 +68,8 @@ class Ticket:
         attempt: Which attempt this is, from 1.
         fd: Descriptor of the claimed file, open until the verdict is published.
         fingerprint: What the file looked like before it was read.
-        sha256: Digest of its bytes.
+        digest: Computes the next one beside the reading.
+        sha256: Digest of its bytes; None until ``await_digest``.
         reading: What the reader found.
         scores: float32 of shape (n,), raw p(fake) of the reading's crops.
         status: How the job will end.
@@ -82,6 +84,7 @@ class Ticket:
     attempt: int = 0
     fd: int | None = None
     fingerprint: Fingerprint | None = None
+    digest: Digest | None = None
     sha256: str | None = None
     reading: Reading | None = None
     scores: NDArray[np.float32] | None = None
@@ -92,8 +95,20 @@ class Ticket:
     provenance: dict[str, Any] | None = None
     timer: Timer = field(default_factory=Timer)
 
+    def await_digest(self, progress: Callable[[], None]) -> None:
+        """Wait for the digest of the whole file.
+
+        Raises:
+            OSError: The disk failed.
+        """
+        if self.digest is not None and self.sha256 is None:
+            self.sha256 = self.digest.result(progress)
+            self.timer.stages_ms["hash"] = self.digest.spent_ms
+
     def close(self) -> None:
         """Let go of the file."""
+        if self.digest is not None:
+            self.digest.give_up()
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 VARIABLE = "DFWATCH_CRASH_AT"
 
@@ -34,13 +35,15 @@ class _Countdown:
     def __init__(self) -> None:
         name, _, count = os.environ.get(VARIABLE, "").partition(":")
         self.name = name
-        self.left = int(count or 1) if name else 0
+        self._left = int(count or 1) if name else 0
+        self._lock = threading.Lock()
 
     def passed(self, name: str) -> bool:
         if name != self.name:
             return False
-        self.left -= 1
-        return self.left == 0
+        with self._lock:
+            self._left -= 1
+            return self._left == 0
 
 
 _armed: list[_Countdown] = []
