@@ -53,8 +53,13 @@ def describe_look(crop: NDArray[np.uint8]) -> NDArray[np.float32]:
     """
     side = crop.shape[0]
     middle = crop[side // 8 : side - side // 8, side // 8 : side - side // 8]
-    rows = np.array_split(middle.astype(np.float32).mean(axis=2), 8, axis=0)
-    grid = np.array([[cell.mean() for cell in np.array_split(row, 8, axis=1)] for row in rows], np.float32)
+    cell = middle.shape[0] // 8
+    if 8 * cell == middle.shape[0]:
+        # Much quicker, and true of the usual sizes.
+        grid = middle.reshape(8, cell, 8, cell, 3).mean(axis=(1, 3, 4), dtype=np.float32)
+    else:
+        rows = np.array_split(middle.astype(np.float32).mean(axis=2), 8, axis=0)
+        grid = np.array([[part.mean() for part in np.array_split(row, 8, axis=1)] for row in rows], np.float32)
     pattern = (grid - grid.mean()).ravel()
     bins = (middle >> 6).astype(np.int32)
     codes = bins[..., 0] * 16 + bins[..., 1] * 4 + bins[..., 2]

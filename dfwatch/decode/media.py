@@ -11,6 +11,7 @@ import av
 import cv2
 import numpy as np
 
+from dfwatch.decode.beside import Beside
 from dfwatch.decode.quality import Measured, quality_flags
 from dfwatch.decode.scenes import SceneCounter
 from dfwatch.decode.stills import canvas_of_webp, decode_still
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dfwatch.config import FaceSettings, ReaderSettings
-    from dfwatch.decode.decoding import Tally
+    from dfwatch.decode.decoding import Taken, Tally
     from dfwatch.decode.demuxing import DescriptorFile
     from dfwatch.decode.frame_index import Survey
     from dfwatch.decode.pictures import Picture
@@ -156,14 +157,20 @@ class MediaReader:
     def _harvest(self, video: Video, plan: Plan, crop: CropSpec, stages: _Stages) -> _Harvest:
         harvest = _Harvest()
         eyes = self._eyes()
-        sample = video.sample(plan)
-        while True:
-            with stages.stage("decode"):
-                taken = next(sample, None)
-            if taken is None:
-                return harvest
+
+        def look(taken: Taken) -> None:
             with stages.stage("faces"):
                 self._look(taken.picture, taken.time_s, crop, eyes, harvest)
+
+        sample = video.sample(plan)
+        with Beside(look) as beside:
+            while True:
+                with stages.stage("decode"):
+                    taken = next(sample, None)
+                if taken is None:
+                    break
+                beside.put(taken)
+        return harvest
 
     def _look(self, picture: Picture, time_s: float, crop: CropSpec, eyes: _Eyes, harvest: _Harvest) -> None:
         index = len(harvest.frames)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # Histograms of two frames of one scene share most of their mass even when people move.
 SAME_SCENE = 0.55
+_HALVED_FROM_PX = 256
 
 
 class SceneCounter:
@@ -23,6 +24,10 @@ class SceneCounter:
 
     def add(self, picture: NDArray[np.uint8]) -> int:
         """Number of the scene of the next frame (uint8, three channels), from 0."""
+        if max(picture.shape[:2]) >= _HALVED_FROM_PX:
+            # Averaging four pixels is so much quicker than averaging any number that two steps take a third of one.
+            half = (picture.shape[1] // 2, picture.shape[0] // 2)
+            picture = np.asarray(cv2.resize(picture, half, interpolation=cv2.INTER_AREA), np.uint8)
         small = np.asarray(cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA), np.uint8)
         bins = (small >> 5).astype(np.int32)
         codes = bins[..., 0] * 64 + bins[..., 1] * 8 + bins[..., 2]

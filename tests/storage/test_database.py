@@ -133,9 +133,13 @@ def test_a_commit_that_fails_fails_for_all_who_were_in_it(database: Database, tm
 
 
 def test_a_write_within_a_write_is_refused_and_not_waited_for(database: Database, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="within"), database.write() as db:
-        db.execute("INSERT INTO things VALUES ('outer')")
-        add(database, "inner")
+    def write_within() -> None:
+        with database.write() as db:
+            db.execute("INSERT INTO things VALUES ('outer')")
+            add(database, "inner")
+
+    with pytest.raises(RuntimeError, match="within"):
+        write_within()
     assert names_on_disk(tmp_path) == set()
     add(database, "later")
     assert names_on_disk(tmp_path) == {"later"}
