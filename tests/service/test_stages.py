@@ -119,7 +119,8 @@ def test_each_thread_beats_for_itself_while_the_disk_is_sick(pipelines: Make) ->
     wait_for(lambda: len(told.finished_names) == 3, "all three come to their end")
     assert pipeline.stop(10.0) == 0
     assert not [event for event in told.events if event.startswith("failed")]
-    assert {stage for _, stage in told.beats} == {"reader-0", "reader-1", "reader-2", "scorer", "publisher"}
+    publishers = {f"publisher-{number}" for number in range(pipeline_module.PUBLISHERS)}
+    assert {stage for _, stage in told.beats} == {"reader-0", "reader-1", "reader-2", "scorer"} | publishers
     assert all(thread == stage for thread, stage in told.beats)
 
 
