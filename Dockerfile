@@ -3,8 +3,9 @@
 # docker build -t dfwatch .                              for CPUs
 # docker build -t dfwatch:cuda --build-arg VARIANT=cuda .  for CUDA
 #
-# PyPI's torch carries CUDA, several GB of it. For a CPU image of about 1.5 GB, give the address of PyTorch's own index of
-# CPU builds (its installation page names it): --build-arg TORCH_INDEX=ADDRESS
+# PyPI's torch carries CUDA, several GB of it. The CPU image drops what a CPU never loads; what torch is linked against
+# stays. A much smaller one needs PyTorch's own index of CPU builds (its installation page names the address):
+# --build-arg TORCH_INDEX=ADDRESS
 #
 # Run it with a read-only root; everything it writes lies under /srv/dfwatch (one volume, because files are renamed from
 # one of its folders to another) and /tmp. deploy/compose.yaml shows the whole.
@@ -19,7 +20,9 @@ RUN python -m venv /opt/dfwatch
 # torch and torchvision come from one index: those of two do not fit each other.
 FROM base AS torch-cpu
 ARG TORCH_INDEX=""
-RUN /opt/dfwatch/bin/pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.8,<3" "torchvision>=0.23,<1"
+COPY deploy/drop_cuda.py /tmp/
+RUN /opt/dfwatch/bin/pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.8,<3" "torchvision>=0.23,<1" \
+ && /opt/dfwatch/bin/python /tmp/drop_cuda.py
 
 FROM base AS torch-cuda
 RUN /opt/dfwatch/bin/pip install "torch>=2.8,<3" "torchvision>=0.23,<1"
