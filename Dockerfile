@@ -20,9 +20,9 @@ RUN python -m venv /opt/dfwatch
 # torch and torchvision come from one index: those of two do not fit each other.
 FROM base AS torch-cpu
 ARG TORCH_INDEX=""
+RUN /opt/dfwatch/bin/pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.8,<3" "torchvision>=0.23,<1"
 COPY deploy/drop_cuda.py /tmp/
-RUN /opt/dfwatch/bin/pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch>=2.8,<3" "torchvision>=0.23,<1" \
- && /opt/dfwatch/bin/python /tmp/drop_cuda.py
+RUN /opt/dfwatch/bin/python /tmp/drop_cuda.py
 
 FROM base AS torch-cuda
 RUN /opt/dfwatch/bin/pip install "torch>=2.8,<3" "torchvision>=0.23,<1"

@@ -2,18 +2,21 @@
 
     python drop_cuda.py
 
-It computes on the CPU what dfwatch computes, looks which files the process has mapped by then, removes all other files
-of NVIDIA's packages and Triton, and computes the same once more in a fresh process. What torch is linked against has to
-stay, used or not. The packages' metadata stays, so that pip does not bring them back.
+It computes on the CPU what dfwatch computes and looks which files the process has mapped by then. All other files of
+NVIDIA's packages are removed, and the packages that torch imports only where they are installed; then the same is
+computed once more in a fresh process. What torch is linked against has to stay, used or not. The packages' metadata
+stays too, so that pip does not bring them back.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
-_UNUSED = ("nvidia", "triton", "cuda")
+_LINKED = "nvidia"
+_IMPORTED = ("triton", "cuda")
 _EXERCISE = "--exercise"
 
 
@@ -55,16 +58,11 @@ def main() -> None:
     before = size_bytes(site)
     exercise()
     needed = mapped()
-    for package in (site / name for name in _UNUSED):
-        for path in [path for path in package.rglob("*") if path.is_file() or path.is_symlink()]:
-            if os.path.realpath(path) not in needed:
-                path.unlink()
-        # An empty folder would still pass for a package.
-        for folder in sorted((path for path in package.rglob("*") if path.is_dir()), reverse=True):
-            if not any(folder.iterdir()):
-                folder.rmdir()
-        if package.is_dir() and not any(package.iterdir()):
-            package.rmdir()
+    for path in list((site / _LINKED).rglob("*")):
+        if not path.is_dir() and os.path.realpath(path) not in needed:
+            path.unlink()
+    for name in _IMPORTED:
+        shutil.rmtree(site / name, ignore_errors=True)
     subprocess.run([sys.executable, __file__, _EXERCISE], check=True)
     print(f"site-packages: {before / 1e6:.0f} MB before, {size_bytes(site) / 1e6:.0f} MB now")
 
