@@ -4,13 +4,16 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dfwatch.errors import TrainingError
 from dfwatch.models import architectures
+from dfwatch.training.augment import AugmentSpec
 from dfwatch.training.batches import BatchMaker, open_pools
 from dfwatch.training.deck import FAKE, REAL, UNLABELLED, Deck
 from dfwatch.training.loop import RunOptions, Trainer, open_measured, open_trainer
@@ -110,6 +113,49 @@ def test_batches_made_on_the_device_teach_and_a_stopped_run_ends_the_same(data_r
     again.run()
     assert again.progress == whole.progress
     assert all(torch.equal(value, weights(again)[name]) for name, value in weights(whole).items())
+
+
+class _Waits(TorchDispatchMode):
+    """Notes every operation whose result the host has to read before it can go on."""
+
+    _ASKING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.__name__.partition(".")[0]
+        masked = name.startswith("index") and any(
+            isinstance(part, torch.Tensor) and part.dtype == torch.bool
+            for arg in args
+            if isinstance(arg, (list, tuple))
+            for part in arg
+        )
+        if name in self._ASKING or masked:
+            self.asked.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_asks_the_device_for_nothing(data_root: str, tmp_path: Path) -> None:
+    """On a GPU each such question costs a whole step's head start. The optimiser is torch's own affair: fused there."""
+    made = recipe(
+        stages=(Stage(size_px=32, steps=9, batch=BatchSpec(labelled=8, blended=4, unlabelled=4, donor_share=0.5)),),
+        data=DataSpec(packs=("made",), blend_packs=("made",), unlabelled_packs=("made",), margin=0.0, shift_y=0.0),
+        augment=AugmentSpec(h264_share=0.5, pad_share=0.5, noise_share=0.5, blur_share=0.5, rotate_share=0.5),
+        teacher=TeacherSpec(bundle="none"),
+        batches="device",
+        resident_px=64,
+    )
+    pools, options = open_pools(data_root, made, frozenset()), RunOptions(folder=str(tmp_path), workers=0)
+    run = Trainer(made, options, pools, [], lambda crops: crops.float().mean((1, 2))[:, :2])
+    run.optimizer.step = lambda: None  # type: ignore[assignment, method-assign]
+    with _Waits() as waits:
+        for batch in run.feed.batches(range(3)):
+            run._step(batch)
+        assert waits.asked == []
+        run._mean_loss(3)
+    assert waits.asked == ["_local_scalar_dense"]
 
 
 def test_time_that_is_up_leaves_a_checkpoint_and_no_step(data_root: str, tmp_path: Path) -> None:
