@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,8 @@ from dfwatch.sinks.command import CommandSettings, CommandSink
 from dfwatch.sinks.csv_file import CsvSettings, CsvSink
 from dfwatch.sinks.jsonl import JsonlSettings, JsonlSink
 from dfwatch.sinks.samples import sample
-from dfwatch.sinks.testing import Destination, SinkContract, message
+from dfwatch.sinks.testing import Destination, SinkContract, message, wait_until
+from tests import programs
 
 
 class FileDestination(Destination):
@@ -164,6 +166,34 @@ def test_rotation_by_somebody_else_is_noticed(tmp_path: Path) -> None:
     sink.deliver(message(2))
     sink.close()
     assert json.loads(path.read_bytes())["job_id"] == message(2).key
+
+
+def test_a_reader_that_follows_the_file_gets_every_line_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    line = len(json.dumps(message(1).document, ensure_ascii=False).encode()) + 1
+    sink = JsonlSink(JsonlSettings(path=str(path), max_bytes=3 * line + line // 2, keep=1))
+    sink.probe()
+    with (
+        (tmp_path / "seen").open("wb") as seen,
+        subprocess.Popen(
+            [programs.require("tail"), "--lines=+1", "--retry", "--follow=name", "--sleep-interval=0.05", str(path)],
+            stdout=seen,
+            stderr=subprocess.DEVNULL,
+        ) as tail,
+    ):
+        try:
+            for number in range(1, 11):
+                sink.deliver(message(number))
+                # One line after the other: a reader that misses a whole rotation would see gaps, whoever rotates.
+                wait_until(
+                    lambda count=number: len((tmp_path / "seen").read_bytes().splitlines()) >= count, f"line {number}"
+                )
+        finally:
+            tail.kill()
+    sink.close()
+    found = [json.loads(text)["job_id"] for text in (tmp_path / "seen").read_bytes().splitlines()]
+    assert found == [message(number).key for number in range(1, 11)]
+    assert (tmp_path / "a.jsonl.1").exists()
 
 
 def test_full_disk_leaves_whole_lines() -> None:

@@ -1,10 +1,13 @@
-"""notify through apprise's own JSON service to a real HTTP server."""
+"""notify: chat by apprise's own JSON service to a real HTTP server, mail to a real SMTP server."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default as default_policy
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,11 @@ from dfwatch.sinks.filters import wants
 from dfwatch.sinks.notify import NotifySettings, NotifySink, describe
 from dfwatch.sinks.samples import sample
 from dfwatch.sinks.testing import Destination, SinkContract, message
+from tests.servers import free_port
 from tests.sinks.servers import ReceiverProcess
 
 pytest.importorskip("apprise")
+smtp = pytest.importorskip("aiosmtpd.controller")
 # A library of apprise's needs a module that Python 3.13 has no more, and brings its own where it is gone.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 
@@ -95,3 +100,46 @@ def test_urls_are_never_in_the_configuration() -> None:
     ((name, cause, hint),) = NotifySettings(urls="slack://hunter2").problems()
     assert name == "urls"
     assert "hunter2" not in cause + hint
+
+
+class Mailbox:
+    """Keeps the mail that an SMTP server takes."""
+
+    def __init__(self) -> None:
+        self.letters: list[EmailMessage] = []
+
+    async def handle_DATA(self, _server: object, _session: object, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's
+        self.letters.append(message_from_bytes(envelope.content, policy=default_policy))
+        return "250 taken"
+
+
+def test_mail_reaches_a_mail_server(tmp_path: Path) -> None:
+    mailbox = Mailbox()
+    server = smtp.Controller(mailbox, hostname="127.0.0.1", port=free_port(), server_hostname="localhost")
+    server.start()
+    try:
+        urls = tmp_path / "urls"
+        urls.write_text(
+            f"mailto://127.0.0.1:{server.port}/?from=dfwatch@news.example&to=desk@news.example&mode=insecure"
+        )
+        sink = NotifySink(NotifySettings(urls=f"file:{urls}", timeout_s=20.0))
+        sink.deliver(message(1, name="Zürich.mp4"))
+        assert sink.probe() == "1 place took a test message"
+    finally:
+        server.stop()
+    letter, test = mailbox.letters
+    assert letter["Subject"] == "Zürich.mp4: FAKE (confidence 93%)"
+    assert "desk@news.example" in letter["To"]
+    text = letter.get_body(("html", "plain"))
+    assert text is not None
+    assert message(1).key in text.get_content()
+    assert test["Subject"] == "dfwatch: this is a test"
+
+
+def test_mail_server_that_is_down(tmp_path: Path) -> None:
+    urls = tmp_path / "urls"
+    urls.write_text(f"mailto://hunter2:hunter2@127.0.0.1:{free_port()}/?from=a@b.example&to=c@d.example&mode=insecure")
+    with pytest.raises(SinkError) as caught:
+        NotifySink(NotifySettings(urls=f"file:{urls}", timeout_s=5.0)).deliver(message(1))
+    assert caught.value.retryable
+    assert "hunter2" not in str(caught.value)
