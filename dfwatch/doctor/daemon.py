@@ -56,18 +56,38 @@ def running(layout: Layout) -> Finding:
 
 def systemd(booted: str = "/run/systemd/system") -> Finding:
     """What systemd says of the unit."""
-    if not os.path.isdir(booted) or shutil.which("systemctl") is None:
+    if not _runs_systemd(booted):
         return ok("systemd", "this machine does not run systemd; nothing starts the service by itself")
-    result = subprocess.run(
-        ["systemctl", "show", UNIT, f"--property={','.join(_PROPERTIES)}"],
+    result = _show(*_PROPERTIES)
+    if result.returncode != 0:
+        return warn("systemd", f"systemctl: {printable(result.stderr.strip())}", "ask as root")
+    return judge_unit(_properties(result.stdout))
+
+
+def unit_lacks_network(booted: str = "/run/systemd/system") -> bool:
+    """Whether the unit is installed and keeps the service from every network."""
+    if not _runs_systemd(booted):
+        return False
+    state = _properties(_show("LoadState", "PrivateNetwork").stdout)
+    return state.get("LoadState") == "loaded" and state.get("PrivateNetwork") == "yes"
+
+
+def _runs_systemd(booted: str) -> bool:
+    return os.path.isdir(booted) and shutil.which("systemctl") is not None
+
+
+def _show(*properties: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["systemctl", "show", UNIT, f"--property={','.join(properties)}"],
         capture_output=True,
         text=True,
         timeout=_TIMEOUT_S,
         check=False,
     )
-    if result.returncode != 0:
-        return warn("systemd", f"systemctl: {printable(result.stderr.strip())}", "ask as root")
-    return judge_unit(dict(line.split("=", 1) for line in result.stdout.splitlines() if "=" in line))
+
+
+def _properties(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
 def judge_unit(state: Mapping[str, str]) -> Finding:

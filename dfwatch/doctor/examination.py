@@ -44,7 +44,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     )
     for name, check in checks:
         yield from _guarded(name, _one(check))
-    yield from _guarded("sink", sinks.sinks(settings.root, settings.sinks))
+    yield from _guarded("sink", sinks.sinks(settings.root, settings.sinks, daemon.unit_lacks_network))
 
 
 def _one(check: Callable[[], Finding]) -> Iterator[Finding]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from dfwatch.doctor.finding import Finding, fail, ok, warn
 from dfwatch.errors import ConfigError, MissingExtraError, SinkError
 from dfwatch.printable import printable
-from dfwatch.sinks.registry import build
+from dfwatch.sinks.registry import build, classes
 from dfwatch.sinks.report import gather
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from dfwatch.config import SinkSettings
 
@@ -19,8 +19,13 @@ _NAME = "sink"
 _CREDENTIAL = "credential:"
 
 
-def sinks(root: str, settings: Sequence[SinkSettings]) -> Iterator[Finding]:
+def sinks(root: str, settings: Sequence[SinkSettings], unit_lacks_network: Callable[[], bool]) -> Iterator[Finding]:
     """One finding for each sink that is configured or has messages.
+
+    Args:
+        root: The service's root.
+        settings: The sinks of the configuration.
+        unit_lacks_network: Whether systemd keeps the service from the network; asked where that may be why one fails.
 
     Raises:
         StorageError: The journal cannot be read.
@@ -29,6 +34,12 @@ def sinks(root: str, settings: Sequence[SinkSettings]) -> Iterator[Finding]:
     for report in gather(root, settings):
         wanted = by_name.get(report["name"])
         found = _cannot_be_made(wanted) if wanted is not None and wanted.enabled else None
+        if found is None and report["state"] == "failing" and _networked(wanted) and unit_lacks_network():
+            found = warn(
+                _NAME,
+                f"{report['name']} fails, and the service's unit has no network",
+                "dfwatch install-units --network, then systemctl daemon-reload && systemctl restart dfwatch",
+            )
         yield found or judge(report)
 
 
@@ -64,6 +75,10 @@ def judge(report: dict[str, Any]) -> Finding:
             f"dfwatch sinks replay --dead --sink {name} sends them again",
         )
     return ok(_NAME, f"{name}: {counts}")
+
+
+def _networked(settings: SinkSettings | None) -> bool:
+    return settings is not None and classes()[settings.type].networked
 
 
 def _cannot_be_made(settings: SinkSettings) -> Finding | None:

@@ -41,9 +41,11 @@ class Sink(ABC):
 
     Attributes:
         settings_type: Its settings, a subclass of ``dfwatch.config.SinkSettings`` with the same rules for its fields.
+        networked: Whether it usually needs a network, which the unit of systemd has only if it is given one.
     """
 
     settings_type: ClassVar[type[SinkSettings]]
+    networked: ClassVar[bool] = False
 
     @abstractmethod
     def deliver(self, message: Message) -> None:

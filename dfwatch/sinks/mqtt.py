@@ -57,6 +57,7 @@ class MqttSink(Sink):
     """Publishes sidecar documents; the user property ``key`` is the idempotency key. Taken: the broker's PUBACK."""
 
     settings_type: ClassVar[type[SinkSettings]] = MqttSettings
+    networked: ClassVar[bool] = True
 
     def __init__(self, settings: MqttSettings) -> None:
         self._settings = settings

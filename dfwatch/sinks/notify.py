@@ -43,6 +43,7 @@ class NotifySink(Sink):
     """A short message to each place. If one of several fails, all are told again: duplicates name the same job."""
 
     settings_type: ClassVar[type[SinkSettings]] = NotifySettings
+    networked: ClassVar[bool] = True
 
     def __init__(self, settings: NotifySettings) -> None:
         self._settings = settings

@@ -58,6 +58,7 @@ class PostgresqlSink(Sink):
     """A table whose primary key is the job's id: a second delivery changes nothing."""
 
     settings_type: ClassVar[type[SinkSettings]] = PostgresqlSettings
+    networked: ClassVar[bool] = True
 
     def __init__(self, settings: PostgresqlSettings) -> None:
         self._settings = settings

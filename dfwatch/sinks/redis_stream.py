@@ -51,6 +51,7 @@ class RedisSink(Sink):
     """Entries with the fields ``key`` (idempotency key), ``verdict``, ``status`` and ``document`` (the sidecar)."""
 
     settings_type: ClassVar[type[SinkSettings]] = RedisSettings
+    networked: ClassVar[bool] = True
 
     def __init__(self, settings: RedisSettings) -> None:
         self._settings = settings

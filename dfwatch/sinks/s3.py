@@ -56,6 +56,7 @@ class S3Sink(Sink):
     """
 
     settings_type: ClassVar[type[SinkSettings]] = S3Settings
+    networked: ClassVar[bool] = True
 
     def __init__(self, settings: S3Settings) -> None:
         self._settings = settings

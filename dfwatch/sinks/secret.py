@@ -45,7 +45,7 @@ def read_secret(reference: str) -> str:
                 "reading the secret",
                 reference,
                 "there is no $CREDENTIALS_DIRECTORY",
-                hint="add LoadCredential= to the unit",
+                hint="LoadCredential= in the unit gives it to the service; a shell has none, see docs/sinks.md",
             )
         try:
             with open(path, encoding="utf-8") as stream:

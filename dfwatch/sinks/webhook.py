@@ -88,6 +88,7 @@ class WebhookSink(Sink):
     """Posts signed CloudEvents over HTTPS. Status 2xx: taken; 410: never call again; 400, 413, 422: this one never."""
 
     settings_type: ClassVar[type[SinkSettings]] = WebhookSettings
+    networked: ClassVar[bool] = True
 
     def __init__(self, settings: WebhookSettings) -> None:
         self._settings = settings

@@ -33,8 +33,8 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     made.close()
 
 
-def examined(root: Path, *settings: SinkSettings) -> list[tuple[Health, str, str]]:
-    found: list[Finding] = list(sinks(str(root), settings))
+def examined(root: Path, *settings: SinkSettings, offline: bool = False) -> list[tuple[Health, str, str]]:
+    found: list[Finding] = list(sinks(str(root), settings, lambda: offline))
     assert {finding.name for finding in found} <= {"sink"}
     return [(finding.health, finding.found, finding.advice) for finding in found]
 
@@ -94,3 +94,17 @@ def test_what_keeps_a_sink_from_being_made(tmp_path: Path, monkeypatch: pytest.M
     ((health, found, advice),) = examined(tmp_path, NotifySettings(urls="env:URLS"))
     assert health is Health.FAIL, "the service does not start"
     assert advice == "pip install 'dfwatch[notify]'"
+
+
+def test_a_unit_without_network_is_named_as_the_reason(tmp_path: Path, journal: Journal) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+    hook = WebhookSettings(name="hook", url="https://example.org/", secret=f"file:{secret}")
+    outbox = Outbox(journal)
+    publish(journal, message(1), ["hook", "jsonl"])
+    for name in ("hook", "jsonl"):
+        (entry,) = outbox.waiting(name, 1)
+        outbox.failed(name, entry, failures=1, retry_at="2999-01-01T00:00:00.000Z", error="unreachable")
+    found = examined(tmp_path, hook, lines_to(tmp_path), offline=True)
+    assert ["install-units --network" in advice for _, _, advice in found] == [True, False]
+    assert not any("install-units" in advice for _, _, advice in examined(tmp_path, hook, lines_to(tmp_path)))
