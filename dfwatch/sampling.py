@@ -73,7 +73,8 @@ class ListedFrames:
     def key_nearest(self, start_s: float, middle_s: float, end_s: float) -> float | None:
         """As ``FrameIndex.key_nearest``."""
         first, last = bisect_left(self.key_times_s, start_s), bisect_left(self.key_times_s, end_s)
-        keys = self.key_times_s[first:last]
+        after = bisect_left(self.key_times_s, middle_s, first, last)
+        keys = [self.key_times_s[position] for position in (after - 1, after) if first <= position < last]
         return min(keys, key=lambda time: abs(time - middle_s)) if keys else None
 
     def key_before(self, time_s: float) -> float:

@@ -46,6 +46,7 @@ class Video:
         self._settings = settings
         self._source = Source(fd, settings)
         self._first_pts: int | None = None
+        self._moved = False
         self._sampler: Sampler | None = None
 
     def __enter__(self) -> Self:
@@ -123,8 +124,7 @@ class Video:
                 hint="see reader.max_duration_s in the configuration",
             )
         self._first_pts = found.first_pts
-        if found.moved:
-            self._source.reopen()
+        self._moved = found.moved
         return found
 
     def plan(self, found: Survey) -> Plan:
@@ -153,6 +153,10 @@ class Video:
 
     def sample(self, plan: Plan) -> Iterator[Taken]:
         """The planned frames that could be decoded, in order of time; see ``Sampler.sample``."""
+        if self._moved:
+            # Not before the plan is made, which may look into the demuxer's own list.
+            self._source.reopen()
+            self._moved = False
         self._sampler = Sampler(self._source, self._settings, plan, self._first_pts)
         return self._sampler.sample()
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import struct
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import av
 import numpy as np
@@ -27,6 +28,8 @@ REORDERED_PACKETS = 17
 MAX_STATED_S = 1e9
 ASF_HEADER_BYTES = 64 * 1024
 MAX_FRAMES_PER_S = 240.0
+# Longer lists of key frames are not read through.
+READ_ENTRIES = 4096
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _LISTS_ALL = ("mov", "avi", "mxf")
 _LISTS_KEYS = ("matroska", "flv")
@@ -102,6 +105,39 @@ class EntryIndex:
         # Offsets grow with time but for interleaving that no half-copied file depends on.
         inside = bisect_left(range(self._length), True, key=lies_outside)  # noqa: FBT003 - the value sought
         return self.duration_s if inside == self._length else self.time_s(inside)
+
+
+class EntryTimes(Sequence[float]):
+    """Times of a long list of key frames, ascending, each looked up when it is asked for.
+
+    Hours of a video of nothing but key frames list hundreds of thousands; a plan looks at a few hundred of them.
+
+    Args:
+        entries: The demuxer's list, which must not be used once the container is closed.
+        start: Time stamp of time 0.
+        unit_s: Seconds of one unit of time stamps.
+        duration_s: Entries after this time, and before time 0, are left out.
+    """
+
+    def __init__(self, entries: av.index.IndexEntries, start: int, unit_s: float, duration_s: float) -> None:
+        self._entries, self._start, self._unit_s = entries, start, unit_s
+        self._first, self._end = 0, len(entries)
+        self._first, self._end = bisect_left(self, 0.0), bisect_right(self, duration_s)
+
+    def __len__(self) -> int:
+        return self._end - self._first
+
+    @overload
+    def __getitem__(self, position: int) -> float: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[float]: ...
+    def __getitem__(self, position: int | slice) -> float | list[float]:
+        if isinstance(position, slice):
+            return [self[number] for number in range(*position.indices(len(self)))]
+        number = position + (self._first if position >= 0 else self._end)
+        if not self._first <= number < self._end:
+            raise IndexError(position)
+        return (self._entries[number].timestamp - self._start) * self._unit_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +229,12 @@ def _listed_keys(source: Source, duration_s: float) -> ListedFrames | None:
     except av.FFmpegError:
         return None
     start = stream.start_time or 0
-    times = sorted({(entry.timestamp - start) * unit_s for entry in stream.index_entries if entry.is_keyframe})
-    times = [time for time in times if 0 <= time <= duration_s]
+    times: Sequence[float]
+    if len(stream.index_entries) > READ_ENTRIES:
+        times = EntryTimes(stream.index_entries, start, unit_s, duration_s)
+    else:
+        found = {(entry.timestamp - start) * unit_s for entry in stream.index_entries if entry.is_keyframe}
+        times = sorted(time for time in found if 0 <= time <= duration_s)
     # A list that ends early says nothing of the rest.
     if len(times) < 2 or times[-1] < 0.8 * duration_s:
         return None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dfwatch.decode.frame_index import EntryTimes
 from dfwatch.sampling import KEY_COST, SEEK_COST, ListedFrames, plan_blind, plan_sample, slice_bounds
 
 
@@ -104,3 +106,21 @@ def test_frames_that_no_other_needs_are_left_out_only_where_there_are_enough() -
 def test_blind() -> None:
     plan = plan_blind(100.0, 4)
     assert [(pick.start_s, pick.end_s) for pick in plan.picks] == [(0, 25), (25, 50), (50, 75), (75, math.inf)]
+
+
+@given(indexes(), st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
+def test_the_nearest_key_frame_is_the_nearest(index: ListedFrames, *shares: float) -> None:
+    start_s, middle_s, end_s = (share * index.duration_s for share in sorted(shares))
+    within = [time for time in index.key_times_s if start_s <= time < end_s]
+    nearest = min(within, key=lambda time: abs(time - middle_s)) if within else None
+    assert index.key_nearest(start_s, middle_s, end_s) == nearest
+
+
+@given(st.lists(st.integers(-50, 5000), max_size=60), st.integers(0, 40), st.floats(0.0, 60.0))
+def test_looked_up_entries_are_those_within_the_playing_time(stamps: list[int], start: int, duration_s: float) -> None:
+    entries = [SimpleNamespace(timestamp=stamp) for stamp in sorted(stamps)]
+    times = EntryTimes(entries, start, 0.01, duration_s)  # type: ignore[arg-type] # as a demuxer's list
+    expected = [time for time in ((stamp - start) * 0.01 for stamp in sorted(stamps)) if 0 <= time <= duration_s]
+    assert list(times) == expected
+    assert times[1:4] == expected[1:4]
+    assert [times[-position] for position in range(1, len(times) + 1)] == expected[::-1]

@@ -117,6 +117,17 @@ def test_long_files_without_a_list_of_frames_are_sampled_by_seeking(
         assert [shot.number for shot in taken.shots] == [round(shot.time_s * FPS) for shot in taken.shots]
 
 
+@pytest.mark.parametrize("name", ["h264.mkv", "vp9.webm", "h264.flv"])
+def test_a_long_list_of_key_frames_gives_the_sample_that_a_short_one_gives(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfwatch.decode.frame_index.DEMUX_LIMIT_BYTES", 1000)
+    path = clip(folder, name)
+    short = sample(path, frames=4)
+    monkeypatch.setattr("dfwatch.decode.frame_index.READ_ENTRIES", 1)
+    assert sample(path, frames=4) == short
+
+
 def test_the_same_file_gives_the_same_sample(folder: Path) -> None:
     path = clip(folder, "h264-b.mp4")
     assert sample(path, frames=7) == sample(path, frames=7)
