@@ -108,8 +108,8 @@ def test_blind() -> None:
     assert [(pick.start_s, pick.end_s) for pick in plan.picks] == [(0, 25), (25, 50), (50, 75), (75, math.inf)]
 
 
-@given(indexes(), st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
-def test_the_nearest_key_frame_is_the_nearest(index: ListedFrames, *shares: float) -> None:
+@given(indexes(), st.lists(st.floats(0.0, 1.0), min_size=3, max_size=3))
+def test_the_nearest_key_frame_is_the_nearest(index: ListedFrames, shares: list[float]) -> None:
     start_s, middle_s, end_s = (share * index.duration_s for share in sorted(shares))
     within = [time for time in index.key_times_s if start_s <= time < end_s]
     nearest = min(within, key=lambda time: abs(time - middle_s)) if within else None
