@@ -81,7 +81,8 @@ class Screen:
         disk = "" if free is None else f" · disk {bytes_text(free)} free"
         lost = daemon.get("reader_restarts", 0)
         readers = paint(f"{lost} readers lost", "yellow", coloured=self._coloured) if lost else "no reader lost"
-        watch = daemon["watch"]
+        watch, age_s = daemon["watch"], daemon.get("scan_age_s")
+        seen = "" if age_s is None else f"looked {duration(age_s)} ago, "
         return [
             self._row("model", f"{daemon['model']} on {daemon['device']}, {daemon['precision']}{used}"),
             self._row("inbox", f"{ready} ready{oldest_ready} · {waiting} not complete{oldest}"),
@@ -91,7 +92,8 @@ class Screen:
                 f"{queues.get('to_score', 0)} to score · {queues.get('to_publish', 0)} to publish",
             ),
             self._row(
-                "watching", f"scan took {watch['last_scan_ms']:.0f} ms · events {watch['events']}{disk} · {readers}"
+                "watching",
+                f"{seen}scan took {watch['last_scan_ms']:.0f} ms · events {watch['events']}{disk} · {readers}",
             ),
         ]
 

@@ -34,6 +34,7 @@ class Health:
         late: Stages that have made no progress for too long.
         last: The last outcome: name, status, verdict, p_fake, at.
         watch: How well the watching works.
+        scan_age_s: Time since the inbox was last looked at; None before the first look.
         oldest_ready_s: How long the oldest complete file has waited to be claimed.
         queues: Videos between two stages, by queue.
         reader_restarts: Reader processes that were replaced because they died, hung or broke a limit.
@@ -63,6 +64,7 @@ class Health:
     late: tuple[str, ...] = ()
     last: dict[str, Any] | None = None
     watch: dict[str, Any] = field(default_factory=dict)
+    scan_age_s: float | None = None
     oldest_ready_s: float = 0.0
     queues: dict[str, int] = field(default_factory=dict)
     reader_restarts: int = 0

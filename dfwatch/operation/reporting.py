@@ -150,6 +150,7 @@ class Reporter:
             device_reason=device.reason,
             precision=device.precision,
             inbox_ready=vitals.inbox.ready,
+            scan_age_s=None if vitals.scan_age_s is None else round(vitals.scan_age_s, 1),
             oldest_ready_s=round(vitals.oldest_ready_s, 1),
             inbox_waiting=vitals.inbox.waiting,
             oldest_wait_s=round(vitals.inbox.oldest_wait_s, 1),

@@ -146,6 +146,7 @@ def test_every_line_fits_whatever_the_names() -> None:
             "precision": "float16",
             "inbox_ready": 3,
             "oldest_ready_s": 9.0,
+            "scan_age_s": 4.0,
             "inbox_waiting": 2,
             "oldest_wait_s": 100.0,
             "running": 2,
@@ -187,5 +188,6 @@ def test_every_line_fits_whatever_the_names() -> None:
                 assert sum(2 if "\u3000" < c < "\uff60" else 1 for c in bare) <= 80
     shown = "\n".join(Screen(coloured=False).lines(report, [60.0], 100, 60))
     assert "webhook: 4 pending" in shown
+    assert "looked 4 s ago, scan took 3 ms" in shown
     assert "1 given up" in shown
     assert "1.0 GiB of 128.0 GiB used" in shown
