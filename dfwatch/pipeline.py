@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dfwatch.judge import Scorer
     from dfwatch.provenance.credentials import Credentials
     from dfwatch.storage.layout import Layout
+    from dfwatch.storage.rootguard import RootGuard
 
 __all__ = ["Pipeline", "Reader"]
 
@@ -58,6 +59,7 @@ class Pipeline:
         make_reader: Makes a reader; called for each reader thread, and again when the reader's settings change.
         readers: Number of reader threads.
         observer: Who is told how things go.
+        root: Tells whether the folders are there.
         recipients: The sinks that an outcome goes to.
         credentials: Reads content credentials; None where nobody asked for them.
     """
@@ -72,6 +74,7 @@ class Pipeline:
         make_reader: Callable[[Settings], Reader],
         readers: int,
         observer: Observer,
+        root: RootGuard,
         recipients: Callable[[Mapping[str, Any]], Sequence[str]] = lambda _document: (),
         credentials: Credentials | None = None,
     ) -> None:
@@ -82,7 +85,7 @@ class Pipeline:
         self._stopping = threading.Event()
         self._hurrying = threading.Event()
         self._broken = False
-        self._patience = Patience(observer, self._stopping)
+        self._patience = Patience(observer, self._stopping, root.check)
         # A place for each reader, each publisher, what lies between them, and as many to be claimed meanwhile.
         self._line = Line(journal, self._patience, observer, self._stopping, 2 * (readers + 1) + 2 * PUBLISHERS)
         self._publisher = Publisher(layout, journal, scorer, self._patience, recipients)

@@ -16,6 +16,7 @@ from dfwatch.errors import (
     ConfigError,
     JournalDamagedError,
     MissingExtraError,
+    StorageError,
 )
 from dfwatch.jobs.admission import Admission
 from dfwatch.jobs.dispatcher import Dispatcher
@@ -30,6 +31,7 @@ from dfwatch.pipeline import Pipeline
 from dfwatch.reader import reader_processes
 from dfwatch.settings.diff import diff, reloaded
 from dfwatch.storage.layout import Layout
+from dfwatch.storage.rootguard import RootGuard
 from dfwatch.storage.rootlock import RootLock
 from dfwatch.systemd import Notifier, watchdog_interval_s
 from dfwatch.watcher import Watcher
@@ -115,6 +117,7 @@ class Service:
         try:
             self._notifier.status("loading the model")
             scorer = self._make_scorer(self._settings)
+            root = RootGuard(self._layout)
             pipeline = Pipeline(
                 self._layout,
                 journal,
@@ -123,6 +126,7 @@ class Service:
                 make_reader=self._make_reader,
                 readers=reader_processes(self._settings.reader),
                 observer=self,
+                root=root,
                 recipients=self._dispatcher.recipients,
                 credentials=self._credentials,
             )
@@ -130,13 +134,15 @@ class Service:
             self._heartbeat.register(_WATCHER, _USUAL_ALLOWANCE_S)
             self._dispatcher.start()
             pipeline.start()
-            self._admission = admission = Admission(self._layout, journal, watcher, pipeline, self._reporter.taken_in)
+            self._admission = admission = Admission(
+                self._layout, journal, watcher, pipeline, self._reporter.taken_in, root=root
+            )
             admission.take_up(self._settings)
             watcher.start()
             self._reporter.running(scorer, lambda: pipeline.load, watcher.health)
             self._announce(scorer)
             try:
-                self._loop(Retention(journal), admission, pipeline, watcher)
+                self._loop(Retention(journal), admission, pipeline, watcher, root)
             finally:
                 self._end(pipeline, watcher)
         finally:
@@ -217,7 +223,9 @@ class Service:
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    def _loop(self, retention: Retention, admission: Admission, pipeline: Pipeline, watcher: Watcher) -> None:
+    def _loop(
+        self, retention: Retention, admission: Admission, pipeline: Pipeline, watcher: Watcher, root: RootGuard
+    ) -> None:
         while not self._terminations and self._failure is None:
             if self._reload_wanted:
                 self._reload_wanted = False
@@ -226,11 +234,21 @@ class Service:
                 self._heartbeat.busy(_WATCHER, _LONGEST_SCAN_S, "scanning the inbox")
                 admission.scan()
             admission.take_in(self._settings, lambda: self._terminations > 0)
-            retention.tend(self._settings.retention)
+            self._tend(retention, root)
             self._heartbeat.beat(_WATCHER)
             self._tell(admission, pipeline)
             self._wake.wait(min(_LOOP_INTERVAL_S, watcher.wait_s()))
             self._wake.clear()
+
+    def _tend(self, retention: Retention, root: RootGuard) -> None:
+        try:
+            root.check()
+        except StorageError as error:
+            if root.replaced():
+                # The start knows how to begin with what it finds.
+                self.failed(error)
+        else:
+            retention.tend(self._settings.retention)
 
     def _reload(self, pipeline: Pipeline, watcher: Watcher) -> None:
         self._notifier.reloading()

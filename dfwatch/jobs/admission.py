@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dfwatch.journal import Journal
     from dfwatch.pipeline import Pipeline
     from dfwatch.storage.layout import Layout
+    from dfwatch.storage.rootguard import RootGuard
     from dfwatch.watcher import Candidate, Watcher
 
 _log = structlog.get_logger(__name__)
@@ -50,6 +51,7 @@ class Admission:
         watcher: Finds what is complete.
         pipeline: Takes what is claimed.
         taken_in: Is told the id of each job that begins.
+        root: Tells whether the folders are there.
     """
 
     def __init__(
@@ -59,8 +61,11 @@ class Admission:
         watcher: Watcher,
         pipeline: Pipeline,
         taken_in: Callable[[str], None],
+        *,
+        root: RootGuard,
     ) -> None:
         self._layout = layout
+        self._root = root
         self._journal = journal
         self._watcher = watcher
         self._pipeline = pipeline
@@ -119,6 +124,7 @@ class Admission:
         if self._full or time.monotonic() < self._storage_retry_s:
             return
         try:
+            self._root.check()
             self._claim_ready(stopping)
         except JournalDamagedError:
             raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol
 
 from dfwatch.document import Refusal
-from dfwatch.errors import MediaError, ReaderCrashError, ReaderStartError, StorageError
+from dfwatch.errors import MediaError, ReaderCrashError, ReaderStartError, RefusedError, StorageError
 from dfwatch.judge import FileReader, check_admissible, refusal_of, status_of
 from dfwatch.reasons import Reason, Status
 from dfwatch.storage.crashpoints import crash_point
@@ -110,7 +110,12 @@ class ReadingStage:
         self._busy(stage, settings.reader.time_limit_s)
         ticket.attempt = self._patience.until_done(lambda: self._journal.begin_attempt(job.id), stage)
         crash_point("job.attempt_raised")
-        ticket.fd, ticket.fingerprint = open_regular(job.source, job.dropped.shown)
+        try:
+            ticket.fd, ticket.fingerprint = open_regular(job.source, job.dropped.shown)
+        except RefusedError:
+            # Where the whole root is away, it is no wonder that the file is; nothing is to be said of it.
+            self._patience.check()
+            raise
         if not self._line.stands_still(ticket, ticket.fingerprint, settings.watch.quiet_s, stage):
             return False
         check_admissible(job.dropped, ticket.fingerprint.size_bytes, settings)

@@ -125,11 +125,13 @@ class Patience:
     Args:
         observer: Is told of each failure.
         stopping: Ends the waiting.
+        check: Raises a StorageError while nothing may be done at all; called before and after each try.
     """
 
-    def __init__(self, observer: Observer, stopping: threading.Event) -> None:
+    def __init__(self, observer: Observer, stopping: threading.Event, check: Callable[[], None]) -> None:
         self._observer = observer
         self._stopping = stopping
+        self.check = check
         self._troubles: dict[str, str] = {}
 
     @property
@@ -147,7 +149,10 @@ class Patience:
         delay_s = 0.2
         while True:
             try:
+                self.check()
                 result = operation()
+                # What was done while it could not be done properly, is done again: every operation may be repeated.
+                self.check()
             except StorageError as error:
                 if not error.retryable:
                     raise

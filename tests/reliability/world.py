@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from dfwatch.config import JobSettings, ReaderSettings, Settings, WatchSettings
 from dfwatch.errors import StorageError
-from dfwatch.journal import Journal
+from dfwatch.journal import Journal, State
 from dfwatch.operation import health
 from dfwatch.storage.layout import Layout
 from tests.reliability import launcher
@@ -126,6 +126,7 @@ class World:
 
     def describe(self) -> str:
         lines = [str(path.relative_to(self.root)) for path in below(self.root)]
+        lines += [f"work/{name}/" for name in os.listdir(self.root / "work")]
         return "\n".join(lines) + "\n" + self.log.read_text()[-4000:]
 
     def sidecar_paths(self) -> list[Path]:
@@ -178,6 +179,11 @@ class World:
             return not self.waiting() and self.health().get("pid") == self.pid
 
         self.wait_for(settled, "nothing is in the inbox or in work")
+
+    def reading(self) -> int:
+        """How many files are being read."""
+        with contextlib.closing(Journal(self.layout.journal, read_only=True)) as journal:
+            return sum(row.state is State.READING for row in journal.unfinished())
 
     def rows(self) -> Counter[str]:
         with contextlib.closing(Journal(self.layout.journal, read_only=True)) as journal:

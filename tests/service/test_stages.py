@@ -20,6 +20,7 @@ from dfwatch.intake import claim, enter
 from dfwatch.journal import Journal
 from dfwatch.pipeline import Pipeline
 from dfwatch.storage.layout import Layout
+from dfwatch.storage.rootguard import RootGuard
 from tests.service.daemon import wait_for
 from tests.service.scripted import ScriptedReader, ScriptedScorer
 
@@ -94,7 +95,7 @@ def pipelines(tmp_path: Path) -> Iterator[Make]:
             stack.callback(journal.close)
             scorer = ScriptedScorer()
             pipeline = Pipeline(
-                layout, journal, settings,
+                layout, journal, settings, root=RootGuard(layout),
                 scorer=scorer, make_reader=lambda _: reader(), readers=readers, observer=told,
             )  # fmt: skip
             stack.callback(pipeline.stop, 0.0)
