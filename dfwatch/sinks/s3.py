@@ -80,8 +80,9 @@ class S3Sink(Sink):
         if self._settings.evidence:
             # Ahead of the sidecar, so that whoever sees the sidecar finds what it names.
             for path in evidence_files(message):
-                with open(path, "rb") as stream:
-                    self._put(f"{key}/{os.path.basename(path)}", stream.read())
+                # Retention may remove it at any moment; the outcome goes its way without it.
+                with suppress(FileNotFoundError):
+                    self._put(f"{key}/{os.path.basename(path)}", _content(path))
         self._put(f"{key}.json", encode(message.document))
 
     def probe(self) -> str:
@@ -121,6 +122,16 @@ class S3Sink(Sink):
                 **more,
             )
         return self._client
+
+
+def _content(path: str) -> bytes:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise SinkError("reading", path, exc.strerror or exc) from exc
 
 
 def evidence_files(message: Message) -> list[str]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from dfwatch.errors import MissingExtraError, SinkError, SinkGoneError
-from dfwatch.sinks import extras, webhook
+from dfwatch.errors import SinkError, SinkGoneError
+from dfwatch.sinks import webhook
 from dfwatch.sinks.testing import Destination, SinkContract, message, with_values
 from dfwatch.sinks.webhook import EVENT_TYPE, TEST_TYPE, WebhookSettings, WebhookSink, retry_after_s
 from tests.sinks.receiver import Answer, Received, Receiver
@@ -307,12 +307,3 @@ def test_settings_that_cannot_work(hook: Hook, changes: dict[str, Any], setting:
     ((name, cause, hint),) = with_values(hook.settings, **changes).problems()
     assert name == setting
     assert "hunter2" not in cause + hint
-
-
-def test_missing_extra_names_the_pip_command(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-    monkeypatch.setattr(extras.importlib, "import_module", missing)
-    with pytest.raises(MissingExtraError, match=r"pip install 'dfwatch\[webhook\]'"):
-        WebhookSink(hook.settings)
