@@ -213,7 +213,16 @@ class ModelSettings:
         path=True,
     )
     device: str = setting(
-        "auto", doc="auto (CUDA, else another accelerator, else the CPU), cpu, cuda, cuda:1, mps, xpu …", restart=True
+        "auto",
+        doc="auto (CUDA, else another accelerator, else the CPU), cpu, cuda (all GPUs that are alike), cuda:1, mps, "
+        "xpu …",
+        restart=True,
+    )
+    engine: str = setting(
+        "auto",
+        doc="auto: the faster one on this machine; torch; openvino (on the CPU; needs the extra openvino).",
+        choices=("auto", "torch", "openvino"),
+        restart=True,
     )
     precision: str = setting(
         "auto",

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
-import math
-import os
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +12,13 @@ import numpy as np
 import torch
 
 from dfwatch.errors import DeviceError, ModelError
-from dfwatch.inference.devices import choose_device
-from dfwatch.inference.tuning import tune
+from dfwatch.inference.candidates import without_openvino
+from dfwatch.inference.devices import DeviceChoice, choose_device, choose_devices
+from dfwatch.inference.fresh import fresh_network
+from dfwatch.inference.processor import usable_threads
+from dfwatch.inference.torch_engine import TorchEngine
+from dfwatch.inference.tuning import Workshop, tune
 from dfwatch.models.bundle import Bundle, load_bundle
-from dfwatch.models.checkpoints import load_network
-from dfwatch.models.fusion import fold_batch_norm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,8 +44,9 @@ class DeviceInfo:
         threads: CPU threads of the model.
         engine: What runs it, with versions.
         folded_norms: Batch norms that were folded into convolutions.
-        crops_per_s: Measured rate of each precision that was tried.
+        crops_per_s: Measured rate of each way that was tried; on the CPU, with its cores to itself.
         measured: ``now`` or ``earlier`` (taken from the cache).
+        passed_over: Why other ways were not taken, where it was not for their rate.
     """
 
     device: str
@@ -61,10 +61,11 @@ class DeviceInfo:
     folded_norms: int
     crops_per_s: dict[str, float] = field(default_factory=dict)
     measured: str = "now"
+    passed_over: dict[str, str] = field(default_factory=dict)
 
 
 class Detector:
-    """A loaded model. One detector has one device; for several devices make one detector for each.
+    """A loaded model. One detector has one device; ``load_all`` makes one for each device.
 
     Attributes:
         bundle: The facts of the model, with its calibration and thresholds (``score`` applies neither).
@@ -85,27 +86,52 @@ class Detector:
 
         Args:
             bundle: A bundle, or the path of one, or of a bare ``df_model.pt``.
-            settings: ``device``, ``precision``, ``batch_size`` and ``threads`` are used; ``path`` is not.
+            settings: All but ``path`` is used.
             cache_dir: Where measurements are kept between starts; None: measure each time.
 
         Raises:
             BundleError: The bundle is unusable.
             CheckpointError: Its weights are.
             DeviceError: The device is not there, does not work, or has too little memory.
-            ModelError: The model gives no finite scores.
+            MissingExtraError: ``engine`` is ``openvino``, and it is not installed.
+            ModelError: The model gives no finite scores, or the engine that is asked for does not take it.
         """
         bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-        choice = choose_device(settings.device)
-        threads = settings.threads or _usable_threads()
+        return cls._on(bundle, _choice(settings), settings, cache_dir)
+
+    @classmethod
+    def load_all(
+        cls, bundle: Bundle | str | Path, settings: ModelSettings, *, cache_dir: Path | None = None
+    ) -> tuple[Detector, ...]:
+        """``load``, once for each device that ``model.device`` stands for; all give the same scores.
+
+        Raises:
+            ModelError: As ``load``.
+        """
+        bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
+        if settings.engine == "openvino":
+            return (cls._on(bundle, _choice(settings), settings, cache_dir),)
+        choices = choose_devices(settings.device)
+        first = cls._on(bundle, choices[0], settings, cache_dir)
+        # What was measured on one holds for all: they are the same model, and must run in the same way.
+        same = dataclasses.replace(
+            settings, engine="torch", precision=first.device.precision, batch_size=first.device.batch_size
+        )
+        return (first, *(cls._on(bundle, choice, same, cache_dir) for choice in choices[1:]))
+
+    @classmethod
+    def _on(cls, bundle: Bundle, choice: DeviceChoice, settings: ModelSettings, cache_dir: Path | None) -> Detector:
+        threads = settings.threads or usable_threads(torch.get_num_threads())
         torch.set_num_threads(threads)
-        network, folded = fold_batch_norm(load_network(bundle))
+        network, folded = fresh_network(bundle)
         try:
-            engine, tuning = tune(network, bundle, choice, settings, cache_dir)
+            engine, tuning, cached = tune(Workshop(network, bundle, choice, threads), settings, cache_dir)
         except torch.OutOfMemoryError as exc:
             hint = "set a smaller model.batch_size, or free the device's memory"
             raise DeviceError("loading the model on", choice.name, "out of memory", hint=hint, retryable=True) from exc
         except RuntimeError as exc:
             raise _failure("trying out the model on", choice.device, choice.name, exc) from exc
+        note = without_openvino(choice.device, settings)
         device = DeviceInfo(
             device=str(choice.device),
             name=choice.name,
@@ -115,10 +141,11 @@ class Detector:
             batch_size=engine.batch_size,
             batch_invariant=tuning.batch_invariant,
             threads=threads,
-            engine=_engine_name(),
+            engine=f"{engine.runs} ({note})" if note else engine.runs,
             folded_norms=folded,
             crops_per_s=tuning.crops_per_s,
-            measured="earlier" if tuning.cached else "now",
+            measured="earlier" if cached else "now",
+            passed_over=tuning.passed_over,
         )
         return cls(bundle, engine, device)
 
@@ -175,11 +202,12 @@ class Detector:
             raise _failure("explaining crops on", self._engine.device, self.device.name, exc) from exc
 
     def _run(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        engine = self._engine
         while True:
             try:
-                return self._engine.scores(crops)
+                return engine.scores(crops)
             except torch.OutOfMemoryError as exc:
-                if self._engine.batch_size == 1:
+                if not isinstance(engine, TorchEngine) or engine.batch_size == 1:
                     raise DeviceError(
                         _ACTION,
                         self.device.name,
@@ -188,12 +216,12 @@ class Detector:
                         retryable=True,
                     ) from exc
             except RuntimeError as exc:
-                raise _failure(_ACTION + " on", self._engine.device, self.device.name, exc) from exc
+                raise _failure(_ACTION + " on", engine.device, self.device.name, exc) from exc
             # Outside the except block, so that the failed batch's tensors are gone by now.
-            if self._engine.device.type != "cpu":
-                torch.get_device_module(self._engine.device).empty_cache()
-            self._engine.resize(self._engine.batch_size // 2)
-            self.device = dataclasses.replace(self.device, batch_size=self._engine.batch_size)
+            engine.resize(engine.batch_size // 2)
+            if engine.device.type != "cpu":
+                torch.get_device_module(engine.device).empty_cache()
+            self.device = dataclasses.replace(self.device, batch_size=engine.batch_size)
 
 
 def _failure(action: str, device: torch.device, name: str, error: RuntimeError) -> ModelError:
@@ -205,20 +233,7 @@ def _failure(action: str, device: torch.device, name: str, error: RuntimeError) 
     )
 
 
-def _engine_name() -> str:
-    return f"torch {importlib.metadata.version('torch')}, channels_last"
-
-
-def _usable_threads() -> int:
-    """As many as torch chose (physical cores), but no more than this process may use."""
-    return max(1, min(torch.get_num_threads(), len(os.sched_getaffinity(0)), _cpu_quota()))
-
-
-def _cpu_quota() -> int:
-    """Whole cores of the control group's quota, as containers and systemd's CPUQuota set it."""
-    try:
-        group = Path("/proc/self/cgroup").read_text(encoding="ascii").strip().rsplit("::", 1)[-1]
-        quota, period = Path(f"/sys/fs/cgroup{group}/cpu.max").read_text(encoding="ascii").split()
-        return math.ceil(int(quota) / int(period))
-    except (OSError, ValueError):
-        return 1 << 16
+def _choice(settings: ModelSettings) -> DeviceChoice:
+    """The device; who asks for OpenVINO and names no device means the CPU, even where there is a GPU."""
+    automatic_cpu = settings.engine == "openvino" and settings.device == "auto"
+    return choose_device("cpu" if automatic_cpu else settings.device)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ let_threads_sleep()
 # A busy machine is no failure; how long a test may take is pytest-timeout's business.
 hypothesis.settings.register_profile("dfwatch", deadline=None)
 hypothesis.settings.load_profile("dfwatch")
+
+# OpenVINO is tested in processes of its own (tests/openvino_process.py); here it counts as not installed.
+sys.modules["openvino"] = None  # type: ignore[assignment]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

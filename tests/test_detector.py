@@ -10,10 +10,16 @@ import torch
 
 from dfwatch.config import ModelSettings
 from dfwatch.detector import Detector
-from dfwatch.errors import BundleError, DeviceError, ModelError
-from dfwatch.models.bundle import OutputSpec, write_bundle
+from dfwatch.errors import BundleError, DeviceError, MissingExtraError, ModelError
+from dfwatch.inference import candidates, tuning
+from dfwatch.inference.probe_faces import probe_faces
+from dfwatch.inference.processor import has_bfloat16
+from dfwatch.inference.trial import Trial
+from dfwatch.models.bundle import OutputSpec, load_bundle, write_bundle
 from dfwatch.models.checkpoints import load_network
 from dfwatch.models.probe import probe_crops
+from dfwatch.reading import CropSpec
+from dfwatch.resources import default_bundle
 from tests.models.seeded import example_bundle, seeded_bundle
 
 if TYPE_CHECKING:
@@ -84,7 +90,7 @@ def test_scores_are_float32_one_for_each_crop(detector: Detector) -> None:
 def test_a_crop_gets_the_same_score_bit_for_bit_whatever_it_comes_with(
     bundle: Bundle, precision: str, threads: int
 ) -> None:
-    if precision == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if precision == "bfloat16" and not has_bfloat16():
         pytest.skip("this CPU has no bfloat16")
     detector = Detector.load(bundle, ModelSettings(device="cpu", precision=precision, threads=threads))
     assert detector.device.batch_invariant
@@ -127,7 +133,8 @@ def test_the_device_says_what_it_is_and_why(detector: Detector) -> None:
     assert device.reason == "the configuration asks for the CPU"
     assert device.precision_max_difference == 0.0
     assert device.folded_norms == 49
-    assert device.crops_per_s["float32"] > 0
+    assert device.crops_per_s.keys() == {"torch float32"}
+    assert device.crops_per_s["torch float32"] > 0
     assert device.engine.startswith("torch ")
     json.dumps(dataclasses.asdict(device))
 
@@ -168,7 +175,7 @@ def test_the_chosen_precision_agrees_with_float32(bundle: Bundle) -> None:
 
 
 def test_a_precision_that_disagrees_is_not_taken(tmp_path: Path) -> None:
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if not has_bfloat16():
         pytest.skip("this CPU has no bfloat16")
     sharp = seeded_bundle(tmp_path / "seed", example_bundle())
     state = load_network(sharp).state_dict()
@@ -178,7 +185,8 @@ def test_a_precision_that_disagrees_is_not_taken(tmp_path: Path) -> None:
     sharp = write_bundle(tmp_path / "bundle", sharp, state)
     detector = Detector.load(sharp, ModelSettings(device="cpu", threads=1))
     assert detector.device.precision == "float32"
-    assert "bfloat16" in detector.device.crops_per_s
+    assert "torch bfloat16" in detector.device.crops_per_s
+    assert "differs from float32" in detector.device.passed_over["torch bfloat16"]
     forced = Detector.load(sharp, ModelSettings(device="cpu", threads=1, precision="bfloat16"))
     assert forced.device.precision == "bfloat16"
     assert forced.device.precision_max_difference > 0.02
@@ -239,11 +247,25 @@ def test_a_measurement_is_kept_for_the_next_start(tmp_path: Path, bundle: Bundle
     assert (other.device.measured, other.device.batch_size) == ("now", 4)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"precision": "float8", "batch_size": 8}', '{"batch_size": 1e9}'])
-def test_a_spoilt_measurement_is_taken_again(tmp_path: Path, bundle: Bundle, content: str) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        None,
+        [],
+        {},
+        {"precision": "float8"},
+        {"engine": "openvino"},
+        {"graph": "no"},
+        {"batch_size": 1e9},
+        {"batch_size": "8x"},
+        {"more": 1},
+    ],
+)
+def test_a_spoilt_measurement_is_taken_again(tmp_path: Path, bundle: Bundle, change: object) -> None:
     Detector.load(bundle, PLAIN, cache_dir=tmp_path)
     (kept,) = tmp_path.iterdir()
-    kept.write_text(content)
+    spoilt = json.loads(kept.read_text()) | change if isinstance(change, dict) and change else change
+    kept.write_text("" if change is None else json.dumps(spoilt))
     assert Detector.load(bundle, PLAIN, cache_dir=tmp_path).device.measured == "now"
     assert Detector.load(bundle, PLAIN, cache_dir=tmp_path).device.measured == "earlier"
 
@@ -251,3 +273,72 @@ def test_a_spoilt_measurement_is_taken_again(tmp_path: Path, bundle: Bundle, con
 def test_a_cache_folder_that_cannot_be_made_costs_nothing_else(tmp_path: Path, bundle: Bundle) -> None:
     (tmp_path / "file").write_text("in the way")
     assert Detector.load(bundle, PLAIN, cache_dir=tmp_path / "file" / "cache").device.measured == "now"
+
+
+def test_openvino_that_is_missing_is_named_with_its_pip_command(bundle: Bundle) -> None:
+    with pytest.raises(MissingExtraError, match="openvino") as caught:
+        Detector.load(bundle, dataclasses.replace(PLAIN, engine="openvino"))
+    assert "pip install 'dfwatch[openvino]'" in caught.value.hint
+    assert "openvino is not installed" in Detector.load(bundle, PLAIN).device.engine
+    assert "openvino" not in Detector.load(bundle, dataclasses.replace(PLAIN, engine="torch")).device.engine
+
+
+def test_a_hopeless_way_of_running_is_given_up_after_its_first_pass(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[str] = []
+    real = Trial._pass
+
+    def counted(self: Trial, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        passes.append(str(self.candidate))
+        scores = real(self, crops)
+        if self.candidate.precision == "bfloat16":
+            self._seconds += 60.0
+        return scores
+
+    monkeypatch.setattr(Trial, "_pass", counted)
+    monkeypatch.setattr(candidates, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(tuning, "PRECISION_TOLERANCE", 1.0)
+    device = Detector.load(bundle, ModelSettings(device="cpu", threads=1)).device
+    assert device.precision == "float32"
+    assert passes.count("torch bfloat16") == 1
+    assert passes.count("torch float32") > 1
+
+
+def test_what_is_not_tried_for_want_of_time_is_said(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(tuning, "BUDGET_S", -1.0)
+    device = Detector.load(bundle, ModelSettings(device="cpu", threads=1)).device
+    assert device.precision == "float32"
+    assert device.passed_over["torch bfloat16"].startswith("not tried")
+
+
+def test_bfloat16_counts_only_where_the_processor_computes_it(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    for text, expected in (
+        ("processor\t: 0\nflags\t\t: fpu avx512f avx512bw avx512vl\n", False),
+        ("processor\t: 0\nflags\t\t: fpu avx512f avx512_bf16\n", True),
+        ("processor\t: 0\nflags\t\t: fpu amx_bf16 amx_tile\n", True),
+        ("processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n", True),
+        ("", False),
+    ):
+        cpuinfo.write_text(text)
+        assert has_bfloat16(str(cpuinfo)) is expected
+    assert not has_bfloat16(str(tmp_path / "missing"))
+
+
+def test_probe_faces_are_the_same_each_time_and_all_different() -> None:
+    spec = CropSpec(size_px=48, margin=0.1)
+    faces = probe_faces(6, spec)
+    assert (faces.dtype, faces.shape) == (np.uint8, (6, 48, 48, 3))
+    assert np.array_equal(faces, probe_faces(6, spec))
+    assert len({face.tobytes() for face in faces}) == 6
+    assert min(float(face.std()) for face in faces) > 15
+
+
+def test_the_probe_faces_get_scores_from_both_ends_and_between() -> None:
+    shipped = load_bundle(default_bundle())
+    scores = Detector.load(shipped, PLAIN).score(probe_faces(24, shipped.crop))
+    assert scores.min() < 0.1
+    assert scores.max() > 0.9
+    assert ((scores > 0.2) & (scores < 0.8)).any()

@@ -28,15 +28,40 @@ class DeviceChoice:
     reason: str
 
 
-def choose_device(setting: str) -> DeviceChoice:
-    """The device for ``model.device``: ``auto``, ``cpu``, or an accelerator such as ``cuda``, ``cuda:1``, ``mps``.
+def choose_devices(setting: str) -> tuple[DeviceChoice, ...]:
+    """The devices for ``model.device``: ``auto``, ``cpu``, or an accelerator such as ``cuda``, ``cuda:1``, ``mps``.
 
     ``auto`` takes CUDA, else whatever other accelerator this build of torch has, else the CPU. Any other setting means
-    that device and no other.
+    that device and no other. Without a number, an accelerator means all of its kind that are the same model as the
+    first: a video's scores must not depend on which of them was free.
+
+    Returns:
+        One or more; all of the same kind and name.
 
     Raises:
         DeviceError: The device that was asked for is unknown, missing or does not work.
     """
+    first = _first(setting)
+    if first.device.type == "cpu" or ":" in setting:
+        return (first,)
+    others = []
+    for index in range(1, torch.accelerator.device_count()):
+        device = torch.device(first.device.type, index)
+        if _accelerator_name(device) == first.name and not _try_out(device):
+            others.append(DeviceChoice(device, first.name, first.reason))
+    return (first, *others)
+
+
+def choose_device(setting: str) -> DeviceChoice:
+    """The first of ``choose_devices``.
+
+    Raises:
+        DeviceError: As there.
+    """
+    return _first(setting)
+
+
+def _first(setting: str) -> DeviceChoice:
     if setting == "auto":
         return _automatic()
     try:

@@ -1,14 +1,9 @@
-"""Precision and batch size for one network on one machine, by measurement: the fastest that agrees with float32."""
+"""Engine, precision and batch size for one network on one machine, by measurement: the fastest that agrees with float32."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
-import hashlib
-import json
-import os
-import tempfile
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -17,30 +12,37 @@ import numpy as np
 import torch
 
 from dfwatch.errors import ModelError
-from dfwatch.inference.engine import Engine
-from dfwatch.models.probe import probe_crops
+from dfwatch.inference import cache
+from dfwatch.inference.candidates import PRECISIONS, REFERENCE, Candidate, candidates
+from dfwatch.inference.fresh import fresh_network
+from dfwatch.inference.torch_engine import TorchEngine
+from dfwatch.inference.trial import Probes, Trial
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
     from torch import nn
 
     from dfwatch.config import ModelSettings
     from dfwatch.inference.devices import DeviceChoice
+    from dfwatch.inference.engine import Engine
     from dfwatch.models.facts import Bundle
 
-# Largest change of p(fake) that a quicker precision may bring on the probe crops.
+# Largest change of p(fake) that another precision or engine may bring on the probe crops.
 PRECISION_TOLERANCE = 0.02
-# On two CPU cores 8 was as fast as 16 to 32, and a video's 20 crops fill it better (docs/models.md).
-CPU_BATCH_SIZES = (8,)
+# On two CPU cores torch was as fast with 8 as with 16 to 32, and a video's 20 crops fill 8 better (docs/models.md).
+TORCH_CPU_BATCH = 8
+OPENVINO_BATCH = 1
 ACCELERATOR_BATCH_SIZES = (32, 64, 128, 256)
 # Take a smaller batch when it reaches this share of the best rate: less waste when few crops wait.
 GOOD_ENOUGH = 0.95
-MAX_DRAWN_PROBES = 24
-CACHE_VERSION = 1
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# No further way of running is tried after this long; what is at work is finished.
+BUDGET_S = 3.0
+# Quick networks are timed several times, for so long.
+MORE_ROUNDS_S = 0.7
+ROUNDS = 4
+# A first pass that took so many times the quickest one's is not repeated.
+HOPELESS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,193 +50,254 @@ class Tuning:
     """What was chosen, and what was measured on the way.
 
     Attributes:
+        engine: ``torch`` or ``openvino``.
         precision: ``float32``, ``bfloat16`` or ``float16``.
+        graph: Whether a batch is one CUDA graph.
         batch_size: Crops in each batch.
-        precision_max_difference: Largest difference of p(fake) from float32 on the probe crops, 0 to 1.
+        precision_max_difference: Largest difference of p(fake) from torch's float32 on the probe crops, 0 to 1.
         batch_invariant: Whether the probe crops got bit-identical scores in other places, among other neighbours.
-        crops_per_s: Rate of each precision that was tried, at its batch size.
-        cached: Whether an earlier start measured this.
+        crops_per_s: Rate of each way that was tried, at its batch size; on the CPU, with its cores to itself.
+        passed_over: Why others were not taken, where it was not for their rate.
     """
 
+    engine: str
     precision: str
+    graph: bool
     batch_size: int
     precision_max_difference: float
     batch_invariant: bool
     crops_per_s: dict[str, float] = field(default_factory=dict)
-    cached: bool = False
-
-
-def tune(
-    network: nn.Module, bundle: Bundle, choice: DeviceChoice, settings: ModelSettings, cache_dir: Path | None
-) -> tuple[Engine, Tuning]:
-    """A warmed-up engine for the network (float32, on the CPU, batch norm already folded).
-
-    Raises:
-        ModelError: The scores are not finite in any precision that may be used.
-    """
-    key = _cache_key(bundle, choice, settings)
-    known = _read_cache(cache_dir, key)
-    if known is not None:
-        engine = _engine(network, bundle, choice, known.precision, known.batch_size)
-        engine.scores(probe_crops(1, bundle.input.size_px))  # the first batch builds kernels and takes far longer
-        return engine, known
-    engine, tuning = _measure(network, bundle, choice, settings)
-    _write_cache(cache_dir, key, tuning)
-    return engine, tuning
-
-
-def _measure(
-    network: nn.Module, bundle: Bundle, choice: DeviceChoice, settings: ModelSettings
-) -> tuple[Engine, Tuning]:
-    reference = _Trial(network, bundle, choice, "float32", settings)
-    trials = {"float32": reference}
-    best = reference
-    for precision in _quicker_precisions(choice.device, settings):
-        trial = _Trial(network, bundle, choice, precision, settings)
-        trials[precision] = trial
-        if not trial.finite:
-            continue
-        wanted = precision == settings.precision
-        agrees = trial.difference_from(reference) <= PRECISION_TOLERANCE
-        if wanted or (agrees and trial.rate > best.rate):
-            best = trial
-    if not best.finite:
-        raise ModelError(
-            "trying out the model",
-            bundle.id,
-            f"it gives scores that are not finite in {best.precision} on {choice.name}",
-            hint="dfwatch model verify examines the weights",
-        )
-    rates = {name: round(trial.rate, 1) for name, trial in trials.items()}
-    return best.engine, Tuning(
-        precision=best.precision,
-        batch_size=best.engine.batch_size,
-        precision_max_difference=best.difference_from(reference),
-        batch_invariant=best.invariant,
-        crops_per_s=rates,
-    )
-
-
-def _quicker_precisions(device: torch.device, settings: ModelSettings) -> tuple[str, ...]:
-    if settings.precision != "auto":
-        return () if settings.precision == "float32" else (settings.precision,)
-    if device.type == "cpu":
-        return ("bfloat16",) if _cpu_has_bfloat16() else ()
-    if device.type == "cuda":
-        return ("float16", "bfloat16") if torch.cuda.is_bf16_supported(including_emulation=False) else ("float16",)
-    return ("float16",) if device.type == "mps" else ("bfloat16", "float16")
-
-
-def _cpu_has_bfloat16() -> bool:
-    """Whether the CPU computes in bfloat16 itself; emulated, it is many times slower than float32."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # torch has no public name for it
-
-
-class _Trial:
-    """The network in one precision: its best batch size and rate there, and its scores of the probe crops."""
-
-    def __init__(
-        self, network: nn.Module, bundle: Bundle, choice: DeviceChoice, precision: str, settings: ModelSettings
-    ) -> None:
-        self.precision = precision
-        ladder = CPU_BATCH_SIZES if choice.device.type == "cpu" else ACCELERATOR_BATCH_SIZES
-        if settings.batch_size:
-            ladder = (settings.batch_size,)
-        self.engine = _engine(copy.deepcopy(network), bundle, choice, precision, ladder[0])
-        runs: list[_Run] = []
-        for batch_size in ladder:
-            try:
-                runs.append(_Run(self.engine, batch_size))
-            except torch.OutOfMemoryError:
-                if not runs:
-                    raise
-                break
-        best_rate = max(run.rate for run in runs)
-        chosen = next(run for run in runs if run.rate >= GOOD_ENOUGH * best_rate)
-        while not chosen.invariant and chosen.batch_size > 1:
-            chosen = _Run(self.engine, chosen.batch_size // 2)
-        self.engine.resize(chosen.batch_size)
-        self.rate, self.invariant, self.scores = chosen.rate, chosen.invariant, chosen.scores
+    passed_over: dict[str, str] = field(default_factory=dict)
 
     @property
-    def finite(self) -> bool:
-        return bool(np.isfinite(self.scores).all())
-
-    def difference_from(self, reference: _Trial) -> float:
-        count = min(len(self.scores), len(reference.scores))
-        return float(np.max(np.abs(self.scores[:count] - reference.scores[:count])))
+    def candidate(self) -> Candidate:
+        """The way of running."""
+        return Candidate(self.engine, self.precision, self.graph)
 
 
-class _Run:
-    """Two batches of one size. Half of the second are crops of the first, in other places, among other neighbours."""
+class Workshop:
+    """Makes engines for one network on one device.
 
-    def __init__(self, engine: Engine, batch_size: int) -> None:
-        engine.resize(batch_size)
-        self.batch_size = batch_size
-        half = batch_size // 2
-        count = batch_size + half
-        drawn = probe_crops(min(count, MAX_DRAWN_PROBES), engine.input_spec.size_px)
-        probes = drawn[np.arange(count) % len(drawn)]
-        first = engine.scores(probes[:batch_size])
-        start = time.perf_counter()
-        second = engine.scores(probes[half:][::-1])[::-1]
-        self.rate = batch_size / (time.perf_counter() - start)
-        self.scores: NDArray[np.float32] = np.concatenate([first[:half], second])
-        self.invariant = bool(np.array_equal(first[half:], second[: batch_size - half]))
+    Args:
+        network: Float32, on the CPU, batch norm already folded; is not changed.
+        bundle: Its facts.
+        choice: The device.
+        threads: CPU threads to use.
+    """
+
+    def __init__(self, network: nn.Module, bundle: Bundle, choice: DeviceChoice, threads: int) -> None:
+        self._network = network
+        self.bundle, self.choice, self.threads = bundle, choice, threads
+
+    def engine(self, candidate: Candidate, batch_size: int) -> Engine:
+        """An engine that has not run yet.
+
+        Raises:
+            LookupError: The network holds something that the engine does not know.
+            RuntimeError: The engine does not take it.
+        """
+        bundle = self.bundle
+        if candidate.engine == "openvino":
+            from dfwatch.inference.openvino_engine import OpenVINOEngine  # noqa: PLC0415 - an extra
+
+            return OpenVINOEngine(
+                self._network,
+                precision=candidate.precision,
+                batch_size=batch_size,
+                threads=self.threads,
+                input_spec=bundle.input,
+                output=bundle.output,
+                explain=lambda: _torch_engine(fresh_network(bundle)[0], bundle, torch.device("cpu"), REFERENCE, 4),
+            )
+        return _torch_engine(copy.deepcopy(self._network), bundle, self.choice.device, candidate, batch_size)
+
+    def warm_engine(self, candidate: Candidate, batch_size: int) -> Engine:
+        """An engine whose first batch, which builds kernels and takes far longer, is behind it."""
+        engine = self.engine(candidate, batch_size)
+        side = self.bundle.input.size_px
+        engine.scores(np.zeros((engine.at_once, side, side, 3), np.uint8))
+        return engine
 
 
-def _engine(network: nn.Module, bundle: Bundle, choice: DeviceChoice, precision: str, batch_size: int) -> Engine:
-    return Engine(
+def tune(workshop: Workshop, settings: ModelSettings, cache_dir: Path | None) -> tuple[Engine, Tuning, bool]:
+    """A warmed-up engine, what was measured, and whether an earlier start measured it.
+
+    Raises:
+        DeviceError: The engine that was asked for does not run on this device.
+        MissingExtraError: It is not installed.
+        ModelError: The network gives no finite scores, or the engine that was asked for does not take it.
+        RuntimeError: The device failed.
+    """
+    offered = candidates(workshop.choice.device, settings)
+    key = cache.key(workshop.bundle, workshop.choice, settings, workshop.threads)
+    facts = cache.read(cache_dir, key)
+    known = _checked(facts, offered)
+    if known is not None:
+        return workshop.warm_engine(known.candidate, known.batch_size), known, True
+    engine, tuning = _Measurement(workshop, settings, offered).result()
+    cache.write(cache_dir, key, dataclasses.asdict(tuning))
+    return engine, tuning, False
+
+
+def _checked(facts: object, offered: tuple[Candidate, ...]) -> Tuning | None:
+    """An earlier measurement from the cache's file; None if it is spoilt."""
+    try:
+        known = Tuning(**facts) if isinstance(facts, dict) else None
+        usable = known is not None and 1 <= int(known.batch_size) <= 4096 and type(known.graph) is bool
+        return known if known and usable and Candidate(known.engine, known.precision) in offered else None
+    except (TypeError, ValueError):
+        return None
+
+
+class _Measurement:
+    """Tries what is offered, as few batches as decide, and no longer than it has to."""
+
+    def __init__(self, workshop: Workshop, settings: ModelSettings, offered: tuple[Candidate, ...]) -> None:
+        self._workshop, self._settings, self._offered = workshop, settings, offered
+        self._on_cpu = workshop.choice.device.type == "cpu"
+        self._probes = Probes(workshop.bundle.crop)
+        self._passed_over: dict[str, str] = {}
+        self._reference = self._at_best_size(REFERENCE)
+        self._deadline_s = time.monotonic() + BUDGET_S
+
+    def result(self) -> tuple[Engine, Tuning]:
+        """The engine that won, and how."""
+        trials = self._tried()
+        fit = [trial for trial in trials if self._fits(trial)]
+        if not fit:
+            self._refuse(trials)
+        self._race(fit)
+        best = self._recorded(max(fit, key=lambda trial: trial.rate))
+        while not best.invariant and best.engine.batch_size > 1:
+            best = self._trial(best.candidate, best.engine.batch_size // 2)
+            best.run()
+        rates = {str(trial.candidate): round(trial.rate, 1) for trial in (self._reference, *trials, best)}
+        return best.engine, Tuning(
+            engine=best.candidate.engine,
+            precision=best.candidate.precision,
+            graph=best.candidate.graph,
+            batch_size=best.engine.batch_size,
+            precision_max_difference=best.difference_from(self._reference),
+            batch_invariant=bool(best.invariant),
+            crops_per_s=rates,
+            passed_over=self._passed_over,
+        )
+
+    def _tried(self) -> list[Trial]:
+        trials = []
+        for candidate in self._offered:
+            if candidate == REFERENCE:
+                trials.append(self._reference)
+                continue
+            has_answer = REFERENCE in self._offered or any(self._fits(trial) for trial in trials)
+            if has_answer and time.monotonic() > self._deadline_s:
+                self._passed_over[str(candidate)] = "not tried: the others took all the time there was"
+                continue
+            try:
+                trials.append(self._at_best_size(candidate))
+            except (LookupError, RuntimeError) as exc:
+                self._passed_over[str(candidate)] = _first_line(exc)
+        return trials
+
+    def _fits(self, trial: Trial) -> bool:
+        if not trial.finite:
+            self._passed_over[str(trial.candidate)] = "its scores are not finite"
+            return False
+        # Who asks for one precision gets it; the difference is recorded all the same.
+        if self._settings.precision != "auto" and trial.candidate.precision != "float32":
+            return True
+        difference = trial.difference_from(self._reference)
+        if difference > PRECISION_TOLERANCE:
+            self._passed_over[str(trial.candidate)] = f"it differs from float32 by up to {difference:.2g}"
+            return False
+        return True
+
+    def _race(self, fit: list[Trial]) -> None:
+        """Time them; the further behind one lies, the less often."""
+        quickest_s = min(trial.first_s * self._share(trial) for trial in fit)
+        contenders = [trial for trial in fit if trial.first_s * self._share(trial) <= HOPELESS * quickest_s]
+        contenders.sort(key=lambda trial: trial.rate, reverse=True)
+        until_s = time.monotonic() + MORE_ROUNDS_S
+        for turn in range(ROUNDS):
+            for trial in contenders:
+                lead = max((other.rate for other in contenders if other.timed), default=0.0)
+                # The first pass is slower than those that follow, though hardly by half.
+                if trial.rate * (1.3 if trial.timed else 2.0) >= lead and (turn == 0 or time.monotonic() < until_s):
+                    trial.run()
+
+    def _share(self, trial: Trial) -> float:
+        """To compare passes of different numbers of crops."""
+        return 1.0 / len(trial.scores)
+
+    def _recorded(self, best: Trial) -> Trial:
+        """The same as a CUDA graph, where that works and is quicker."""
+        if best.invariant is None:
+            best.run()
+        if self._workshop.choice.device.type != "cuda":
+            return best
+        candidate = dataclasses.replace(best.candidate, graph=True)
+        try:
+            trial = self._trial(candidate, best.engine.batch_size)
+            for _ in range(3):
+                trial.run()
+                best.run()
+        except RuntimeError as exc:
+            self._passed_over[str(candidate)] = _first_line(exc)
+            return best
+        good = trial.invariant or not best.invariant
+        return trial if self._fits(trial) and good and trial.rate > best.rate else best
+
+    def _at_best_size(self, candidate: Candidate) -> Trial:
+        if self._settings.batch_size:
+            return self._trial(candidate, self._settings.batch_size)
+        if candidate.engine == "openvino":
+            return self._trial(candidate, OPENVINO_BATCH)
+        if self._on_cpu:
+            return self._trial(candidate, TORCH_CPU_BATCH)
+        trials: list[Trial] = []
+        for batch_size in ACCELERATOR_BATCH_SIZES:
+            try:
+                trial = self._trial(candidate, batch_size)
+                trial.run()
+            except torch.OutOfMemoryError:
+                if not trials:
+                    raise
+                break
+            trials.append(trial)
+        best_rate = max(trial.rate for trial in trials)
+        return next(trial for trial in trials if trial.rate >= GOOD_ENOUGH * best_rate)
+
+    def _trial(self, candidate: Candidate, batch_size: int) -> Trial:
+        engine = self._workshop.engine(candidate, batch_size)
+        return Trial(candidate, engine, self._probes, self._workshop.threads)
+
+    def _refuse(self, trials: list[Trial]) -> None:
+        name, bundle = self._workshop.choice.name, self._workshop.bundle.id
+        if not self._reference.finite or any(not trial.finite for trial in trials):
+            precision = self._offered[0].precision if len(self._offered) == 1 else "any precision"
+            raise ModelError(
+                "trying out the model",
+                bundle,
+                f"it gives scores that are not finite in {precision} on {name}",
+                hint="dfwatch model verify examines the weights",
+            )
+        causes = "; ".join(f"{way}: {cause}" for way, cause in self._passed_over.items())
+        raise ModelError("trying out the model", bundle, causes, hint="set model.engine and model.precision to auto")
+
+
+def _torch_engine(
+    network: nn.Module, bundle: Bundle, device: torch.device, candidate: Candidate, batch_size: int
+) -> TorchEngine:
+    return TorchEngine(
         network,
-        device=choice.device,
-        dtype=_DTYPES[precision],
+        device=device,
+        dtype=PRECISIONS[candidate.precision],
         batch_size=batch_size,
         input_spec=bundle.input,
         output=bundle.output,
+        graph=candidate.graph,
     )
 
 
-def _cache_key(bundle: Bundle, choice: DeviceChoice, settings: ModelSettings) -> str:
-    facts = (
-        CACHE_VERSION,
-        bundle.weights_sha256,
-        dataclasses.astuple(bundle.input),
-        bundle.architecture,
-        torch.__version__,
-        str(choice.device),
-        choice.name,
-        torch.backends.cpu.get_cpu_capability(),
-        torch.get_num_threads(),
-        settings.precision,
-        settings.batch_size,
-    )
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
-
-
-def _cache_path(cache_dir: Path, key: str) -> Path:
-    return cache_dir / f"engine-{key}.json"
-
-
-def _read_cache(cache_dir: Path | None, key: str) -> Tuning | None:
-    """An earlier measurement; None when there is none, or none that can be read."""
-    if cache_dir is None:
-        return None
-    try:
-        found = json.loads(_cache_path(cache_dir, key).read_text(encoding="utf-8"))
-        usable = found["precision"] in _DTYPES and 1 <= int(found["batch_size"]) <= 4096
-        return Tuning(**found, cached=True) if usable else None
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def _write_cache(cache_dir: Path | None, key: str, tuning: Tuning) -> None:
-    """Keep a measurement for the next start; a folder that cannot be written only costs that start its time."""
-    if cache_dir is None:
-        return
-    facts = dataclasses.asdict(tuning)
-    facts.pop("cached")
-    with contextlib.suppress(OSError):
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=cache_dir, prefix=".engine-", delete=False, encoding="utf-8") as out:
-            json.dump(facts, out)
-        os.replace(out.name, _cache_path(cache_dir, key))
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

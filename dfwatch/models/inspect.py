@@ -115,14 +115,14 @@ def _check_scores(network: nn.Module, bundle: Bundle) -> list[Check]:
     import numpy as np  # noqa: PLC0415 - numpy and torch only for commands that need them
     import torch  # noqa: PLC0415 - as above
 
-    from dfwatch.inference.engine import Engine  # noqa: PLC0415 - as above
+    from dfwatch.inference.torch_engine import TorchEngine  # noqa: PLC0415 - as above
     from dfwatch.models.fusion import fold_batch_norm  # noqa: PLC0415 - as above
     from dfwatch.models.probe import probe_crops  # noqa: PLC0415 - as above
 
     crops = probe_crops(4, bundle.input.size_px)
 
     def scores(net: nn.Module, batch_size: int) -> NDArray[np.float32]:
-        engine = Engine(
+        engine = TorchEngine(
             net,
             device=torch.device("cpu"),
             dtype=torch.float32,
