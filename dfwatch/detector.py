@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import threading
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +20,8 @@ from dfwatch.inference.tuning import Workshop, tune
 from dfwatch.models.bundle import Bundle, load_bundle
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from dfwatch.config import ModelSettings

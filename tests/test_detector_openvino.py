@@ -39,7 +39,7 @@ def test_it_is_not_in_this_process() -> None:
     assert not any(name.startswith("openvino.") for name in sys.modules)
 
 
-@pytest.mark.parametrize("network", ["lite", "lstm"])
+@pytest.mark.parametrize("network", ["lite", "small"])
 def test_scores_and_heat_maps_are_those_of_torch(found: dict[str, Any], network: str) -> None:
     facts = found[network]
     assert facts["engine"].startswith("openvino ")
@@ -50,7 +50,7 @@ def test_scores_and_heat_maps_are_those_of_torch(found: dict[str, Any], network:
     assert facts["none"] == [0]
 
 
-@pytest.mark.parametrize("network", ["lite", "lstm"])
+@pytest.mark.parametrize("network", ["lite", "small"])
 def test_a_crop_gets_the_same_score_bit_for_bit_whatever_it_comes_with(found: dict[str, Any], network: str) -> None:
     facts = found[network]
     assert (facts["same_when_shuffled"], facts["same_alone"], facts["invariant"]) == (True, True, True)

@@ -1,4 +1,4 @@
-"""A network run by OpenVINO on the CPU: one crop at a time on each core, all cores at once. Needs the extra ``openvino``.
+"""A network run by OpenVINO on the CPU: a crop on each core, all cores at once. Needs the extra ``openvino``.
 
 On Intel's and AMD's processors its convolutions are quicker than torch's. It splits no batch among cores: each stream
 takes the next crop by itself, waits for no other, and a crop's score cannot depend on its neighbours, for it has none.

@@ -44,7 +44,7 @@ _FUNCTIONS: Mapping[Any, Callable[..., Any]] = {
     operator.getitem: operator.getitem,
     torch.tanh: ops.tanh,
     torch.sigmoid: ops.sigmoid,
-    functional.relu: lambda x, inplace=False: ops.relu(x),  # noqa: ARG005 - torch's own signature
+    functional.relu: lambda x, inplace=False: ops.relu(x),
     functional.linear: lambda x, weight, bias=None: _linear(x, weight, bias),
 }
 _METHODS: Mapping[str, Callable[..., Any]] = {
@@ -63,7 +63,7 @@ def translate(network: nn.Module, input_spec: InputSpec, batch_size: int) -> ope
         LookupError: The network could not be traced, or holds something that is not known here.
     """
     if not isinstance(network, fx.GraphModule):
-        raise LookupError("its forward function cannot be traced")
+        raise LookupError("its forward function cannot be traced")  # noqa: TRY004 - as for any other network
     side = input_spec.size_px
     pixels = ops.parameter([batch_size, side, side, 3], np.uint8, name="pixels")
     modules = dict(network.named_modules())

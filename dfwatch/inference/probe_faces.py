@@ -64,4 +64,5 @@ def _swapped(picture: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np
     distance = ((x - centre[0]) / (0.42 * FACE.width)) ** 2 + ((y - centre[1]) / (0.42 * FACE.height)) ** 2
     mask = np.clip((1.0 - distance) * rng.uniform(2.0, 8.0), 0.0, 1.0)[..., None]
     copy = np.roll(picture, rng.integers(-4, 5, 2), (0, 1)) * rng.uniform(0.8, 1.2, 3)
-    return np.clip(picture * (1.0 - mask) + copy * mask, 0, 255).astype(np.uint8)
+    swapped: NDArray[np.uint8] = np.clip(picture * (1.0 - mask) + copy * mask, 0, 255).astype(np.uint8)
+    return swapped

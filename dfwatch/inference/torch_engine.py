@@ -149,7 +149,7 @@ class _Graph:
         self._pixels = pixels.clone()
         device = pixels.device
         # Libraries make their handles and workspaces at the first call, which must not happen while recording.
-        beside = torch.cuda.Stream(device)
+        beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         beside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(beside):
             for _ in range(2):

@@ -1,4 +1,4 @@
-"""Engine, precision and batch size for one network on one machine, by measurement: the fastest that agrees with float32."""
+"""Engine, precision and batch size for a network on a machine: by measurement, the fastest that agrees with float32."""
 
 from __future__ import annotations
 
