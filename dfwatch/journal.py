@@ -245,8 +245,10 @@ class Journal:
         In the same transaction one message for each of ``sinks`` enters the outbox, with the ``document``; not a second
         time for a job that was published before.
         """
-        known = self._read("SELECT 1 FROM jobs WHERE id = ? AND state IN ('published', 'closed')", job_id)
         with self._write() as db:
+            known = db.execute(
+                "SELECT 1 FROM jobs WHERE id = ? AND state IN ('published', 'closed')", (job_id,)
+            ).fetchone()
             if document is not None and sinks and not known:
                 outbox.enqueue(db, job_id, document, sinks, sidecar=sidecar)
             db.execute(
