@@ -3,8 +3,8 @@
     python -m benchmarks.faces FOLDER [FOLDER ...]
 
 Twenty frames of each video are searched at every size. What is found at two sizes or more counts as a face; the table
-says how many of these each size finds, how many it finds alone, and what one frame costs on one core. The last line
-is the search as the reader does it (``faces.FaceSearch``: full size now and then, half size in between).
+says how many of these each size finds, how many it finds alone, and what one frame costs on one core. The last lines
+are the search as the reader does it (``faces.FaceSearch``: full size now and then, half size in between).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SIZES_PX = (224, 320, 384, 448, 512, 640, 800, 960, 1280)
+READER_SIZES_PX = (384, 448, 512, 640)
 SAME_FACE = 0.35
 ENDINGS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".flv", ".ts", ".3gp"}
 
@@ -64,12 +65,13 @@ def main() -> None:
     settings = FaceSettings()
     finder = FaceFinder(settings)
     sizes = [f"{size} px" for size in SIZES_PX]
-    names = [*sizes, f"as the reader does, {settings.detect_side_px} px"]
+    readers = [f"as the reader does, {size} px" for size in READER_SIZES_PX]
+    names = [*sizes, *readers]
     costs = {name: Cost() for name in names}
     agreed = videos = frames_with = 0
     for path in sorted(path for folder in arguments.folders for path in folder.iterdir() if path.suffix in ENDINGS):
-        search = FaceSearch(finder, settings)
-        scenes = SceneCounter()
+        searches = [FaceSearch(finder, settings) for _ in readers]
+        scenes = [SceneCounter() for _ in readers]
         seen = False
         for picture in pictures(path):
             seen = True
@@ -77,7 +79,10 @@ def main() -> None:
                 name: at_size(finder, picture, size, settings, costs[name])
                 for name, size in zip(sizes, SIZES_PX, strict=True)
             }
-            found[names[-1]] = as_reader(search, scenes, picture, settings, costs[names[-1]])
+            for number, (name, size) in enumerate(zip(readers, READER_SIZES_PX, strict=True)):
+                found[name] = as_reader(
+                    searches[number], scenes[number], scaled(picture, size), picture.shape[1], costs[name]
+                )
             groups = group(found)
             real = [members for members in groups if len(members & set(sizes)) >= 2]
             agreed += len(real)
@@ -133,17 +138,14 @@ def at_size(finder: FaceFinder, picture: NDArray[np.uint8], size: int, settings:
     return enlarged([box for box, _ in found], picture.shape[1] / small.shape[1])
 
 
-def as_reader(
-    search: FaceSearch, scenes: SceneCounter, picture: NDArray[np.uint8], settings: FaceSettings, cost: Cost
-) -> list[Box]:
-    """Boxes in pixels of the given picture, found as the reader finds them."""
-    small = scaled(picture, settings.detect_side_px)
+def as_reader(search: FaceSearch, scenes: SceneCounter, small: NDArray[np.uint8], width: int, cost: Cost) -> list[Box]:
+    """Boxes in pixels of a picture of this width, found in a small one as the reader finds them."""
     scene = scenes.add(small)
     began_s = time.thread_time()
     found = search.find(small, scene)
     cost.spent_s += time.thread_time() - began_s
     cost.frames += 1
-    return enlarged([box for box, _ in found], picture.shape[1] / small.shape[1])
+    return enlarged([box for box, _ in found], width / small.shape[1])
 
 
 def enlarged(boxes: list[Box], factor: float) -> list[Box]:
