@@ -198,5 +198,7 @@ class Judge:
         except MediaError as error:
             status, refusal, reading = status_of(error), refusal_of(error), None
         subject = Subject(dropped, size_bytes, sha256, received_at, ("given by name",))
-        run = Run(job_id, 1 if sha256 else 0, self._scorer.bundle, self._runtime, timer.stages_ms)
+        # A device that runs out of memory gets smaller batches from then on.
+        runtime = {**self._runtime, "batch_size": self._scorer.device.batch_size}
+        run = Run(job_id, 1 if sha256 else 0, self._scorer.bundle, runtime, timer.stages_ms)
         return build(status, subject, run, reading=reading, decision=decision, refusal=refusal)

@@ -107,7 +107,7 @@ class Publisher:
         document = build(
             ticket.status,
             Subject(job.dropped, size_bytes, ticket.sha256, job.received_at, job.evidence),
-            Run(job.id, ticket.attempt, self._bundle, self._runtime, ticket.timer.stages_ms),
+            Run(job.id, ticket.attempt, self._bundle, self._runtime_now(), ticket.timer.stages_ms),
             reading=reading,
             decision=decision,
             refusal=ticket.refusal,
@@ -116,6 +116,10 @@ class Publisher:
         if reading is not None and decision is not None and settings.evidence.enabled:
             self._add_evidence(ticket, document, reading, decision, settings=settings, stage=stage)
         return document
+
+    def _runtime_now(self) -> dict[str, Any]:
+        # A device that runs out of memory gets smaller batches from then on.
+        return {**self._runtime, "batch_size": self._scorer.device.batch_size}
 
     def _add_evidence(
         self,

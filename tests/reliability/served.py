@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Served:
         make_reader: Makes a reader, of a class that can be imported.
         make_scorer: Makes the model.
         crash_at: Step at which it dies by SIGKILL; empty for none.
+        busy_threads: Threads in its process that do nothing but take the interpreter's time.
     """
 
     settings: Settings
@@ -41,6 +43,7 @@ class Served:
     make_reader: Callable[[], Reader]
     make_scorer: Callable[[], Scorer]
     crash_at: str = ""
+    busy_threads: int = 0
 
     def __call__(self) -> int:
         """Be the service."""
@@ -53,12 +56,20 @@ class Served:
         obstacles._LONGEST_PAUSE_S = 0.2  # type: ignore[misc]
         Faults(self.faults).install(self.settings.root)
         logs.configure("info", "json")
+        for _ in range(self.busy_threads):
+            threading.Thread(target=_spin, daemon=True).start()
         return Service(
             self.settings,
             make_scorer=lambda _settings: self.make_scorer(),
             make_reader=lambda _settings: self.make_reader(),
             reload_settings=lambda: self.settings,
         ).run()
+
+
+def _spin() -> None:
+    number = 0
+    while True:
+        number += 1
 
 
 @dataclass(frozen=True)

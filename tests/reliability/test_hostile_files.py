@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -124,6 +125,9 @@ def test_everything_hostile_at_once_and_a_good_video_among_it(
     expected["two-by-two.avi"] = {"too_small"}
     put(daemon, "bomb.avi", bomb(tmp_path / "bomb.avi"))
     expected["bomb.avi"] = {"too_many_pixels"}
+    for ending in ("mp4", "avi", "mkv"):
+        put(daemon, f"no-frames.{ending}", without_frames(tmp_path / f"no-frames.{ending}"))
+        expected[f"no-frames.{ending}"] = {"no_frames", "no_video_stream", "corrupt", "truncated"}
     put(daemon, "for-ever.mp4", with_duration(clip, tmp_path / "long.mp4", 0x7FFFFFFF))
     expected["for-ever.mp4"] = {"too_long"}
     (daemon.inbox / "folder.mp4").mkdir()
@@ -180,6 +184,15 @@ def bomb(path: Path) -> Path:
     """One frame of more than 8K, which packs into next to nothing."""
     frame = np.zeros((4352, 8192, 3), np.uint8)
     return make_clip(path, codec="mjpeg", seconds=0.04, fps=25, size=(8192, 4352), painter=lambda *_: frame)
+
+
+def without_frames(path: Path) -> Path:
+    """A whole, well-formed file with a video stream in which there is nothing."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        container.start_encoding()
+    return path
 
 
 def with_duration(clip: Path, path: Path, units: int) -> Path:

@@ -7,30 +7,37 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
+
 from tests.reliability.world import World
 
-FILES = int(os.environ.get("DFWATCH_FILES", "1500"))
 
+@pytest.mark.parametrize(("busy_threads", "files"), [(0, 1000), (4, 60)])
+def test_many_small_files_as_fast_as_the_disk_takes_them(
+    worlds: Callable[..., World], busy_threads: int, files: int
+) -> None:
+    """A few in the suite; ``DFWATCH_FILES=20000`` for the number that events were lost of, ``-s`` for figures.
 
-def test_many_small_files_as_fast_as_the_disk_takes_them(worlds: Callable[..., World]) -> None:
-    """1,500 in the suite; ``DFWATCH_FILES=20000`` for the number of the issue, ``-s`` for the figures."""
+    Busy threads take most of the interpreter's time from the one that listens, so that the kernel's queue overflows.
+    """
+    files = int(os.environ.get("DFWATCH_FILES", files))
     world = worlds()
-    world.start()
+    world.start(busy_threads=busy_threads)
     world.wait_for(lambda: world.health().get("pid") == world.pid, "it is ready")
     began_s = time.monotonic()
-    for number in range(FILES):
+    for number in range(files):
         (world.inbox / f"{number}.mp4").write_text(f"noface {number}")
     dropped_s = time.monotonic() - began_s
-    world.wait_for(lambda: not world.waiting(), "all are done", 30 + FILES / 20)
+    world.wait_for(lambda: not world.waiting(), "all are done", 30 + files / 2)
     took_s = time.monotonic() - began_s
     watch = world.health()["watch"]
     print(
-        f"\n{FILES} files dropped in {dropped_s:.1f} s, all judged after {took_s:.1f} s "
-        f"({FILES / took_s:.0f} a second), {watch['scans']} scans, the last one {watch['last_scan_ms']:.1f} ms"
+        f"\n{files} files, {busy_threads} busy threads: dropped in {dropped_s:.1f} s, all judged after {took_s:.1f} s "
+        f"({files / took_s:.0f} a second), {watch['scans']} scans, the last one {watch['last_scan_ms']:.1f} ms"
     )
-    assert world.put_away() == Counter(f"noface {number}" for number in range(FILES))
-    assert len(world.sidecar_paths()) == FILES
-    assert world.rows() == {"done": FILES}
+    assert world.put_away() == Counter(f"noface {number}" for number in range(files))
+    assert len(world.sidecar_paths()) == files
+    assert world.rows() == {"done": files}
     assert world.stop() == 0
 
 

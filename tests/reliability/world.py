@@ -73,10 +73,10 @@ class World:
 
     # -- processes -----------------------------------------------------------------------------------------------------
 
-    def start(self, crash_at: str = "") -> None:
+    def start(self, crash_at: str = "", *, busy_threads: int = 0) -> None:
         """Start the service; with ``crash_at`` it dies by SIGKILL at that step."""
         assert not self.pid
-        served = Served(self.settings, self._faults_file, self.make_reader, self.make_scorer, crash_at)
+        served = Served(self.settings, self._faults_file, self.make_reader, self.make_scorer, crash_at, busy_threads)
         self.pid = self._launcher.start(served, self.log)
 
     def ended(self) -> int | None:
