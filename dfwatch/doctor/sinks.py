@@ -89,7 +89,8 @@ def _cannot_be_made(settings: SinkSettings) -> Finding | None:
         return fail(_NAME, f"{settings.name}: {error.cause}", error.hint or "change it in the configuration")
     except SinkError as error:
         if error.subject.startswith(_CREDENTIAL):
-            return ok(_NAME, f"{settings.name}: not looked at, since only the service itself can read {error.subject}")
+            # Only the service itself can read it, and its journal tells how that went.
+            return None
         return warn(
             _NAME,
             f"{settings.name}: {error.action} {error.subject}: {printable(error.cause)}",

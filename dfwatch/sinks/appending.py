@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from abc import abstractmethod
 from contextlib import suppress
@@ -53,9 +54,7 @@ class AppendedFile:
             self._append(line + b"\n")
         except OSError as exc:
             self.close()
-            raise SinkError(
-                "appending to", self._path, exc.strerror or exc, hint="check the disk and the path"
-            ) from exc
+            raise self._error("appending to", exc) from exc
 
     def probe(self) -> None:
         """Open the file, and make it if need be.
@@ -66,15 +65,21 @@ class AppendedFile:
         try:
             self._open()
         except OSError as exc:
-            raise SinkError(
-                "opening", self._path, exc.strerror or exc, hint="check the path and its permissions"
-            ) from exc
+            raise self._error("opening", exc) from exc
 
     def close(self) -> None:
         """Let go of the file; the next line opens it again."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+    def _error(self, action: str, exc: OSError) -> SinkError:
+        # Under systemd everything but the service's own folders is read-only, whatever its permissions.
+        shut = exc.errno == errno.EROFS
+        hint = (
+            "ReadWritePaths= in a drop-in opens it, see docs/sinks.md" if shut else "check path, permissions and disk"
+        )
+        return SinkError(action, self._path, exc.strerror or exc, hint=hint)
 
     def _append(self, data: bytes) -> None:
         fd = self._open()
@@ -85,7 +90,7 @@ class AppendedFile:
             size = os.fstat(fd).st_size
         try:
             if os.write(fd, data) < len(data):
-                raise OSError(28, "the disk is full")
+                raise OSError(errno.ENOSPC, "the disk is full")
             os.fsync(fd)
         except OSError:
             with suppress(OSError):

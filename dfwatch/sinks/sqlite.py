@@ -105,4 +105,6 @@ class SqliteSink(Sink):
 
     def _error(self, action: str, exc: Exception) -> SinkError:
         self.close()
-        return SinkError(f"{action} the database", self._settings.path, exc, hint="check the path and the disk")
+        return SinkError(
+            f"{action} the database", self._settings.path, exc, hint="check path, disk, and ReadWritePaths= of the unit"
+        )
