@@ -41,9 +41,11 @@ def dfdc(root: Path) -> Iterator[Row]:
                 raise SystemExit(f"{root}/metadata.csv: {video} is neither a real nor a fake with its source")
 
 
-def _reals(root: Path, group: Callable[[Path], str]) -> Iterator[Row]:
+def _reals(
+    root: Path, group: Callable[[Path], str], video: Callable[[Path], str] = lambda picture: picture.name
+) -> Iterator[Row]:
     for picture in sorted(root.rglob("*.jpg")):
-        yield picture, "REAL", group(picture), picture.name, "", ""
+        yield picture, "REAL", group(picture), video(picture), "", ""
 
 
 def utkface(root: Path) -> Iterator[Row]:
@@ -57,8 +59,8 @@ def lfw(root: Path) -> Iterator[Row]:
 
 
 def udacity(root: Path) -> Iterator[Row]:
-    """Frames of YouTube videos, named by the person and a number."""
-    return _reals(root, lambda picture: picture.stem.rpartition("_")[0])
+    """Frames of YouTube videos, named by the person and two digits: which video, which of its frames."""
+    return _reals(root, lambda picture: picture.stem.rpartition("_")[0], lambda picture: picture.stem[:-1])
 
 
 SETS: dict[str, Callable[[Path], Iterator[Row]]] = {"dfdc": dfdc, "utkface": utkface, "lfw": lfw, "udacity": udacity}

@@ -103,6 +103,12 @@ def _add_calibrate(subparsers: Subparsers) -> None:
     _add_data(parser)
     parser.add_argument("--pack", action="append", required=True, metavar="NAME", help="pack to fit on; repeatable")
     parser.add_argument("--split", default="select", choices=("select", "test", "train"), help="part of it (select)")
+    parser.add_argument(
+        "--real-videos",
+        metavar="NAME",
+        help="choose the FAKE threshold on the real videos of this pack, several frames of each, whatever their split; "
+        "for --pack with a single frame of each video. Nothing of it may have been trained on",
+    )
     parser.add_argument("--method", default="platt", choices=("platt", "temperature", "none"), help="(platt)")
     parser.add_argument("--false-alarms", type=float, default=0.01, help="share of real groups called FAKE (0.01)")
     parser.add_argument(

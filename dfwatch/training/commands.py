@@ -36,6 +36,8 @@ from dfwatch.training.summary import evaluate, summarise
 if TYPE_CHECKING:
     import argparse
 
+    from numpy.typing import NDArray
+
     from dfwatch.models.bundle import Bundle
     from dfwatch.training.judging import Judged
     from dfwatch.training.recipe import Recipe
@@ -137,22 +139,69 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     counts = f"{reals} real and {fakes} fake, {len(set(groups))} groups"
     data = f"{arguments.split} part of {', '.join(arguments.pack)}: {counts}"
     calibration = fit_calibration(arguments.method, labels, raw, data)
+    _say(f"fitted on {data}, AUC {auc(labels, raw):.4f}")
+    p_fake, chosen_on = calibration.apply(raw), data
+    if arguments.real_videos:
+        videos = _real_videos(arguments, dataclasses.replace(bundle, calibration=calibration), detector)
+        is_fake = labels == 1
+        p_fake = np.concatenate([p_fake[is_fake], [video.p_fake for video in videos]])
+        groups = [group for group, fake in zip(groups, is_fake, strict=True) if fake]
+        groups += [video.group for video in videos]
+        labels = np.concatenate([labels[is_fake], np.zeros(len(videos), np.int64)])
+        frames = sum(video.faces for video in videos) / len(videos)
+        people = len({video.group for video in videos})
+        chosen_on = (
+            f"{len(videos)} real videos of {arguments.real_videos} in {people} groups, {frames:.0f} frames of each; "
+            f"for REAL, the fakes of the {data}"
+        )
     thresholds = choose_thresholds(
         labels,
-        calibration.apply(raw),
+        p_fake,
         groups,
-        chosen_on=data,
+        chosen_on=chosen_on,
         false_positive_rate=arguments.false_alarms,
         miss_rate=arguments.misses,
         confidence=None if arguments.no_guarantee else 0.9,
     )
     update_bundle(bundle, calibration=calibration, thresholds=thresholds)
-    _say(f"fitted on {data}, AUC {auc(labels, raw):.4f}")
     values = ", ".join(f"{name} {value:.4f}" for name, value in calibration.parameters.items())
     _say(
         f"{calibration.method} {values}; REAL at or below {thresholds.real:.4f}, FAKE at or above {thresholds.fake:.4f}"
     )
     return 0
+
+
+def _real_videos(arguments: argparse.Namespace, bundle: Bundle, detector: Detector) -> list[Judged]:
+    """Judge the real videos of a pack by the mean of their frames, under a calibration that was just fitted."""
+    excluded = _excluded(arguments)
+    pack = Pack(os.path.join(arguments.data, arguments.real_videos))
+    items = [
+        Item(pack, record)
+        for record in pack.records
+        if not record.is_fake and record.video not in excluded and record.group not in excluded
+    ]
+    refuse_trained(bundle, [item.record.group for item in items], allowed=False)
+    judged = judge_crops(_Calibrated(detector, bundle), items, keep_pictures=False)
+    single = sum(video.faces == 1 for video in judged)
+    if single > len(judged) / 2:
+        raise TrainingError(
+            "choosing thresholds on",
+            arguments.real_videos,
+            f"{single} of {len(judged)} videos have one frame only",
+            hint="prepare it from videos, or from pictures whose column `video` says which belong together",
+        )
+    return judged
+
+
+@dataclasses.dataclass(frozen=True)
+class _Calibrated:
+    """A detector under another calibration than its bundle's."""
+
+    detector: Detector
+    bundle: Bundle
+
+    def score(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self.detector.score(crops)
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:

@@ -14,13 +14,13 @@ from dfwatch.errors import TrainingError
 from dfwatch.models import architectures
 from dfwatch.models.bundle import Bundle, load_bundle
 from dfwatch.training import commands, robustness
-from dfwatch.training.batches import Item
+from dfwatch.training.deck import Item
 from dfwatch.training.judging import Judged, judge_crops, refuse_trained
 from dfwatch.training.loop import LOG_NAME
-from dfwatch.training.packs import Pack
+from dfwatch.training.packs import Pack, PackWriter
 from dfwatch.training.report import as_json, markdown, page, write_report
 from dfwatch.training.summary import evaluate
-from tests.training.made import face_like
+from tests.training.made import face_like, jpeg, record
 from tests.training.test_loop import tiny
 
 RECIPE = """
@@ -113,6 +113,32 @@ def test_calibrate_then_evaluate_store_what_they_found(
     assert "### held out" in stored.card_text
     assert stored.weights_sha256 == after.weights_sha256
     assert stored.metrics["training"]["steps_trained"] == 40
+
+
+@pytest.mark.usefixtures("_spot_finder")
+def test_the_fake_threshold_can_come_from_real_videos_with_several_frames(
+    trained: tuple[Path, Path], data_root: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    data = Path(shutil.copytree(Path(data_root) / "made", tmp_path / "data" / "made")).parent
+    for name, frames in (("videos", 4), ("single", 1)):
+        with PackWriter(str(data / name)) as writer:
+            for number in range(240):
+                for frame in range(frames):
+                    named = record(f"{number}-{frame}", "REAL", f"person{number}", video=f"video{number}")
+                    writer.add(jpeg(face_like(rng)), named)
+    bundle = Path(shutil.copytree(trained[0], tmp_path / "bundle"))
+    words = ["calibrate", str(bundle), "--data", str(data), "--pack", "made", "--real-videos"]
+    with pytest.raises(TrainingError, match="one frame only"):
+        call(*words, "single")
+    assert call(*words, "videos") == 0
+    thresholds = load_bundle(bundle).thresholds
+    assert thresholds.chosen_on.startswith("240 real videos of videos in 240 groups, 4 frames of each; for REAL,")
+    assert thresholds.false_positive_rate is not None
+    assert thresholds.false_positive_rate < 0.01
+    # Nobody whom the model was trained on may say how rarely it accuses.
+    with pytest.raises(TrainingError, match="trained on"):
+        call(*words, "made")
 
 
 @pytest.mark.usefixtures("_spot_finder")

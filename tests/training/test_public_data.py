@@ -15,9 +15,9 @@ def touch(root: Path, *names: str) -> None:
         path.write_bytes(b"x")
 
 
-def sources(name: str, folder: Path, table: Path) -> dict[str, layouts.Source]:
+def rows(name: str, folder: Path, table: Path) -> list[layouts.Source]:
     assert public_data.main([name, str(folder), str(table)]) == 0
-    return {source.video: source for source in layouts.scan("csv", str(table))}
+    return layouts.scan("csv", str(table))
 
 
 def test_a_dfdc_fake_and_its_source_are_one_group_under_the_sources_file_name(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_a_dfdc_fake_and_its_source_are_one_group_under_the_sources_file_name(tm
         "nocrop.mp4,96,96,FAKE,real.mp4\n"
     )
     (tmp_path / "tables").mkdir()
-    found = sources("dfdc", tmp_path / "dfdc", tmp_path / "tables" / "dfdc.csv")
+    found = {source.video: source for source in rows("dfdc", tmp_path / "dfdc", tmp_path / "tables" / "dfdc.csv")}
     assert {name: (source.label, source.group, source.face_px) for name, source in found.items()} == {
         "real.mp4": ("REAL", "real.mp4", 120),
         "fake.mp4": ("FAKE", "real.mp4", 96),
@@ -57,10 +57,19 @@ def test_real_faces_are_grouped_by_who_they_show(
     tmp_path: Path, name: str, files: tuple[str, ...], groups: set[str]
 ) -> None:
     touch(tmp_path / "in", *files)
-    found = sources(name, tmp_path / "in", tmp_path / f"{name}.csv")
-    assert {source.group for source in found.values()} == groups
-    assert {source.label for source in found.values()} == {"REAL"}
+    found = rows(name, tmp_path / "in", tmp_path / f"{name}.csv")
+    assert {source.group for source in found} == groups
+    assert {source.label for source in found} == {"REAL"}
     assert len(found) == len(files)
+
+
+def test_frames_of_one_youtube_video_belong_together(tmp_path: Path) -> None:
+    touch(tmp_path / "in", "training/Bo_Li_10.jpg", "training/Bo_Li_12.jpg", "training/Bo_Li_21.jpg")
+    assert [source.video for source in rows("udacity", tmp_path / "in", tmp_path / "u.csv")] == [
+        "Bo_Li_1",
+        "Bo_Li_1",
+        "Bo_Li_2",
+    ]
 
 
 def test_an_empty_folder_leaves_no_table(tmp_path: Path) -> None:
