@@ -44,24 +44,25 @@ def run(context: Context) -> Result:
 
 
 def _latency(context: Context) -> tuple[Table, Target]:
-    clip = context.clips.path(_TINY)
+    # With stages that take no time: those of a real clip run beside each other, so their sum is not to be taken off.
+    clip = context.folder / "latency.mp4"
+    clip.write_bytes(b"fake")
     rows: list[list[Cell]] = []
     worst_ms = 0.0
-    with Daemon(context.folder / "latency") as daemon:
+    with Daemon(context.folder / "latency", module=_SCRIPTED) as daemon:
         daemon.judge(clip)
         for name, copied in (("renamed or linked in", False), ("written, then closed", True)):
             context.say(f"latency of a file that is {name}")
             late_ms = []
             for _ in range(3 if context.quick else 10 * context.rounds):
                 time.sleep(random.uniform(0.0, 0.5))
-                seconds, document = daemon.judge(clip, copied=copied)
-                stages = document["timings_ms"]
-                late_ms.append(1e3 * seconds - sum(ms for stage, ms in stages.items() if stage != "total"))
+                seconds, _ = daemon.judge(clip, copied=copied)
+                late_ms.append(1e3 * seconds)
             late_ms.sort()
             rows.append([name, len(late_ms), median(late_ms), late_ms[int(0.95 * (len(late_ms) - 1))], late_ms[-1]])
             worst_ms = max(worst_ms, median(late_ms))
     table = Table(
-        "Milliseconds from a complete file to its sidecar, less the quiet window and the processing",
+        "Milliseconds from a complete file to its sidecar, less the quiet window; reader and model answer at once",
         ("file", "number", "median", "95 %", "most"),
         rows,
     )
