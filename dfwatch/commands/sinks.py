@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -163,17 +164,15 @@ def _queue_again(root: str, sinks: list[SinkSettings], since: str, *, only_dead:
 
 def _published(journal: Journal, since: str) -> Iterator[tuple[JobRow, dict[str, Any] | None]]:
     """Jobs with a sidecar, in order of publication, with its content; None where it is not readable any more."""
-    for row in journal.published_since(since):
-        yield row, journal_document(journal, row)
-
-
-def journal_document(journal: Journal, row: JobRow) -> dict[str, Any] | None:
-    """An outcome's document, from the outbox while it is there, else from the sidecar."""
     from dfwatch.jobs.outbox import Outbox
 
-    kept = Outbox(journal).document(row.id)
-    if kept is not None:
-        return kept
+    outbox = Outbox(journal)
+    for row in journal.published_since(since):
+        yield row, outbox.document(row.id) or _written(row)
+
+
+def _written(row: JobRow) -> dict[str, Any] | None:
+    """A job's sidecar, if it is still where it was written."""
     try:
         with open(row.sidecar or "", "rb") as stream:
             document = json.loads(stream.read(_LARGEST_SIDECAR_BYTES))
@@ -200,25 +199,21 @@ def _forget(arguments: argparse.Namespace) -> int:
     return Exit.OK
 
 
-class _outbox:  # noqa: N801 - used like a function
+@contextmanager
+def _outbox(root: str) -> Iterator[Outbox]:
     """The outbox of a root, for the length of a ``with`` block."""
+    from dfwatch.jobs.outbox import Outbox
+    from dfwatch.journal import Journal
+    from dfwatch.storage.layout import Layout
 
-    def __init__(self, root: str) -> None:
-        from dfwatch.journal import Journal
-        from dfwatch.storage.layout import Layout
-
-        path = Layout(root).journal
-        if not os.path.exists(path):
-            raise StorageError("opening the journal", path, "the daemon was never started here", retryable=False)
-        self._journal = Journal(path)
-
-    def __enter__(self) -> Outbox:
-        from dfwatch.jobs.outbox import Outbox
-
-        return Outbox(self._journal)
-
-    def __exit__(self, *_: object) -> None:
-        self._journal.close()
+    path = Layout(root).journal
+    if not os.path.exists(path):
+        raise StorageError("opening the journal", path, "the daemon was never started here", retryable=False)
+    journal = Journal(path)
+    try:
+        yield Outbox(journal)
+    finally:
+        journal.close()
 
 
 def moment(text: str, now: datetime) -> str:
