@@ -21,18 +21,18 @@ class Averaged:
         live = network.state_dict()
         self.state = {key: value.detach().clone() for key, value in live.items()}
         # Optimisers and batch norms change tensors in place, so these stay the network's own.
-        pairs = [(self.state[key], value.detach()) for key, value in live.items()]
-        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+        floats = [key for key, value in live.items() if value.is_floating_point()]
+        counts = [key for key, value in live.items() if not value.is_floating_point()]
+        self._floats = [self.state[key] for key in floats], [live[key].detach() for key in floats]
+        self._counts = [self.state[key] for key in counts], [live[key].detach() for key in counts]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the network after a step; early steps count more, so that the first weights are soon forgotten."""
         decay = min(self._decay, (1 + step) / (10 + step))
-        mine, live = ([pair[side] for pair in self._floats] for side in (0, 1))
-        torch._foreach_lerp_(mine, live, 1 - decay)
-        for own, value in self._counts:
-            own.copy_(value)
+        torch._foreach_lerp_(*self._floats, 1 - decay)
+        if self._counts[0]:
+            torch._foreach_copy_(*self._counts)
 
     @torch.no_grad()
     def load(self, state: dict[str, torch.Tensor]) -> None:
