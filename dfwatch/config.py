@@ -166,7 +166,7 @@ class ReaderSettings:
         4 * 1024**3, doc="Address-space limit of a reader process.", minimum=512 * 1024**2, restart=True
     )
     decoder_threads: int = setting(
-        0, doc="Threads of one decoder; 0: chosen from cores and processes.", minimum=0, maximum=64
+        0, doc="Threads of one decoder; 0: chosen from the number of cores.", minimum=0, maximum=64
     )
     jobs_per_process: int = setting(500, doc="A reader process is replaced after this many files.", minimum=1)
     min_coverage: float = setting(

@@ -61,12 +61,12 @@ def reader_processes(settings: ReaderSettings, cores: int | None = None) -> int:
 
 
 def decoder_threads(settings: ReaderSettings, cores: int | None = None) -> int:
-    """Threads of one decoder: as configured, else two where there are two cores, more where cores are left, up to four.
+    """Threads of one decoder: as configured, else four, or one where there is one core only.
 
-    Two threads are for the single file, which then is done sooner; while every reader is busy they cost 2 %.
+    They are for the single file, which is done sooner with more of them than there are cores, because they wait for
+    each other; while every reader is busy they cost nothing that could be measured (docs/performance.md).
     """
-    cores = cores or _cores()
-    return settings.decoder_threads or min(cores, max(2, min(4, cores // reader_processes(settings, cores))))
+    return settings.decoder_threads or (1 if (cores or _cores()) == 1 else 4)
 
 
 def _cores() -> int:

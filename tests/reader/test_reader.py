@@ -83,7 +83,7 @@ def test_a_child_reads_as_this_process_does(real: Reader, clip: Path) -> None:
 
 @pytest.mark.parametrize(
     ("processes", "threads", "cores", "expected"),
-    [(0, 0, 1, (1, 1)), (0, 0, 2, (2, 2)), (0, 0, 8, (8, 2)), (0, 0, 64, (8, 4)), (4, 0, 2, (4, 2)), (3, 5, 2, (3, 5))],
+    [(0, 0, 1, (1, 1)), (0, 0, 2, (2, 4)), (0, 0, 8, (8, 4)), (0, 0, 64, (8, 4)), (4, 0, 2, (4, 4)), (3, 5, 2, (3, 5))],
 )
 def test_cores_are_shared_out(processes: int, threads: int, cores: int, expected: tuple[int, int]) -> None:
     settings = ReaderSettings(processes=processes, decoder_threads=threads)
