@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 
+from dfwatch.detector import Detector, DeviceInfo
 from dfwatch.errors import DeviceError, ModelError
 from dfwatch.inference import devices
-from dfwatch.inference.devices import choose_device
+from dfwatch.inference.devices import choose_device, choose_devices
+from dfwatch.inference.group import DetectorGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
 
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def set_up(kind: str, *, count: int = 1, failure: str = "") -> None:
+    def set_up(kind: str, *, count: int = 1, failure: str = "", names: Sequence[str] = ()) -> None:
         monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device(kind))
         monkeypatch.setattr(torch.accelerator, "device_count", lambda: count)
         monkeypatch.setattr(devices, "_try_out", lambda _device: failure)
-        monkeypatch.setattr(devices, "_accelerator_name", lambda device: f"Pretended {device}")
+        monkeypatch.setattr(
+            devices, "_accelerator_name", lambda device: names[device.index] if names else f"Pretended {device}"
+        )
 
     return set_up
 
@@ -75,7 +82,6 @@ def test_a_device_is_tried_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_error_of_the_device_may_pass_and_one_of_the_cpu_does_not() -> None:
-    from dfwatch.detector import Detector, DeviceInfo
     from tests.models.seeded import example_bundle
 
     class Broken:
@@ -96,3 +102,49 @@ def test_an_error_of_the_device_may_pass_and_one_of_the_cpu_does_not() -> None:
             detector.score(torch.zeros((1, 64, 64, 3), dtype=torch.uint8).numpy())
         assert caught.value.retryable is retryable
         assert "more lines" not in str(caught.value)
+
+
+def test_without_a_number_all_devices_that_are_alike_are_taken(pretend: Callable[..., None]) -> None:
+    pretend("cuda", count=4, names=["A", "B", "A", "A"])
+    for setting, expected in (
+        ("cuda", ["cuda:0", "cuda:2", "cuda:3"]),
+        ("auto", ["cuda:0", "cuda:2", "cuda:3"]),
+        ("cuda:3", ["cuda:3"]),
+        ("cpu", ["cpu"]),
+    ):
+        assert [str(choice.device) for choice in choose_devices(setting)] == expected
+
+
+class Lane:
+    """A detector that tells which crops it was given."""
+
+    def __init__(self, number: int, batch_size: int = 4) -> None:
+        self.device = DeviceInfo(f"cuda:{number}", "A", "said so", "float32", 0.0, batch_size, True, 1, "torch", 0)
+        self.calls: list[int] = []
+        self.error: Exception | None = None
+
+    def score(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.calls.append(len(crops))
+        if self.error is not None:
+            raise self.error
+        return crops[:, 0, 0, 0].astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("count", "calls"), [(0, [0, None]), (3, [3, None]), (5, [4, 1]), (8, [4, 4]), (11, [8, 3]), (16, [8, 8])]
+)
+def test_a_group_shares_whole_batches_and_keeps_their_order(count: int, calls: list[int | None]) -> None:
+    lanes = [Lane(0), Lane(1)]
+    crops = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 2, 2, 3))
+    group = DetectorGroup(lanes)
+    assert group.score(crops).tolist() == list(range(count))
+    assert [lane.calls[0] if lane.calls else None for lane in lanes] == calls
+    assert (group.device.device, group.device.reason) == ("cuda:0", "said so, beside cuda:1, which are alike")
+
+
+def test_a_device_that_fails_fails_the_group() -> None:
+    lanes = [Lane(0), Lane(1)]
+    lanes[1].error = DeviceError("scoring", "cuda:1", "it was lost", retryable=True)
+    with pytest.raises(DeviceError, match="it was lost"):
+        DetectorGroup(lanes).score(np.zeros((8, 2, 2, 3), np.uint8))
+    assert lanes[0].calls == [4]

@@ -69,11 +69,14 @@ Ctrl-C stops.
 
 
 def load_scorer(settings: Settings) -> Scorer:
-    """The detector, with what it measured of this machine cached in ``state/``."""
+    """The detector of every device that is to be used, with what was measured of this machine cached in ``state/``."""
     from dfwatch.detector import Detector
+    from dfwatch.inference.group import DetectorGroup
     from dfwatch.storage.layout import Layout
 
-    return Detector.load(bundle_path(settings), settings.model, cache_dir=Path(Layout(settings.root).state))
+    state = Path(Layout(settings.root).state)
+    detectors = Detector.load_all(bundle_path(settings), settings.model, cache_dir=state)
+    return detectors[0] if len(detectors) == 1 else DetectorGroup(detectors)
 
 
 def new_reader(settings: Settings) -> Reader:
