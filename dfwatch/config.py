@@ -21,11 +21,12 @@ def setting(
     restart: bool = False,
     path: bool = False,
     kinds: str | None = None,
+    names: str = "",
 ) -> Any:  # noqa: ANN401 - as for dataclasses.field
     """A dataclass field with what the loader and the documentation need to know of it.
 
-    ``path`` marks a path, which the loader makes absolute; ``kinds`` names the group of dataclasses that the items of a
-    list are chosen from by their ``type`` (see ``settings_file.load``).
+    ``path`` marks a path, which the loader makes absolute, unless it begins with the prefix ``names``; ``kinds`` names
+    the group of dataclasses that the items of a list are chosen from by their ``type`` (see ``settings_file.load``).
     """
     metadata = {
         "doc": doc,
@@ -35,6 +36,7 @@ def setting(
         "restart": restart,
         "path": path,
         "kinds": kinds,
+        "names": names,
     }
     if factory is not None:
         return field(default_factory=factory, metadata=metadata)
@@ -208,9 +210,11 @@ class ModelSettings:
 
     path: str = setting(
         "",
-        doc="Bundle folder, or a df_model.pt file; empty: the bundle that ships with dfwatch.",
+        doc="Bundle folder, or a df_model.pt file, or shipped:NAME (dfwatch model show names them); empty: the bundle "
+        "that ships as default.",
         restart=True,
         path=True,
+        names="shipped:",
     )
     device: str = setting(
         "auto",

@@ -44,6 +44,13 @@ def default_bundle() -> Path:
     return bundle
 
 
+def shipped_bundles() -> dict[str, Path]:
+    """The bundles that ship, by name; the default one comes first."""
+    default = default_bundle()
+    others = sorted(path.parent for path in bundles().glob("*/bundle.yaml"))
+    return {path.name: path for path in (default, *others)}
+
+
 def _find(name: str) -> Path:
     # In a checkout the package's folder lies beside them; an installed package has no pyproject.toml beside it.
     checkout = _PACKAGE.parent

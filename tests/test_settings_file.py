@@ -145,6 +145,10 @@ def test_absolute_home_and_empty_paths(write: Writer, monkeypatch: pytest.Monkey
     assert (loaded.root, loaded.model.path, loaded.faces.model) == ("/home/somebody/videos", "/srv/model", "")
 
 
+def test_the_name_of_a_shipped_bundle_is_no_path(write: Writer) -> None:
+    assert settings_file.load(write("model: {path: 'shipped:some_name'}\n")).model.path == "shipped:some_name"
+
+
 def test_a_symlinked_file_counts_where_it_really_lies(write: Writer, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     real = write("root: var", "real/config.yaml")

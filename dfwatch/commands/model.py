@@ -15,7 +15,7 @@ from dfwatch.printable import printable
 if TYPE_CHECKING:
     from dfwatch.commands import Subparsers
 
-_BUNDLE_HELP = "bundle folder or df_model.pt (default: the configured one, else the one that ships)"
+_BUNDLE_HELP = "bundle folder, df_model.pt or shipped:NAME (default: the configured one, else the default one)"
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -33,7 +33,7 @@ def add_parser(commands: Subparsers) -> None:
         "show",
         _show,
         summary="what a bundle says of itself",
-        text="Prints a bundle's facts and its card. Reads no weights.",
+        text="Prints a bundle's facts and its card; without a name, also which bundles ship. Reads no weights.",
     )
     show.add_argument("bundle", nargs="?", help=_BUNDLE_HELP)
     verify = new_parser(
@@ -85,9 +85,15 @@ def _labels(text: str) -> tuple[str, ...]:
 
 def _show(arguments: argparse.Namespace) -> int:
     from dfwatch.models.bundle import load_bundle
-    from dfwatch.models.inspect import describe
+    from dfwatch.models.inspect import describe, describe_shipped
 
-    sys.stdout.write(describe(load_bundle(_path(arguments))))
+    shown = describe(load_bundle(_path(arguments)))
+    if arguments.bundle is None:
+        from dfwatch import resources
+
+        shipped = {name: load_bundle(path) for name, path in resources.shipped_bundles().items()}
+        shown = describe_shipped(resources.default_bundle().name, shipped) + shown
+    sys.stdout.write(shown)
     return Exit.OK
 
 

@@ -6,9 +6,11 @@ commands that only show or check a bundle stay quick.
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dfwatch import resources
 from dfwatch.errors import BundleError
 from dfwatch.models import bundle_file
 from dfwatch.models.facts import (
@@ -29,9 +31,12 @@ from dfwatch.models.profiles import bundle_for_checkpoint
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+SHIPPED = "shipped:"
+
 __all__ = [
     "BUNDLE_FILE",
     "CARD_FILE",
+    "SHIPPED",
     "WEIGHTS_FILE",
     "Bundle",
     "Calibration",
@@ -47,7 +52,7 @@ __all__ = [
 
 
 def load_bundle(path: str | Path) -> Bundle:
-    """The bundle in a folder, or the built-in profile of a bare ``df_model.pt``.
+    """The bundle in a folder, one that ships (``shipped:NAME``), or the built-in profile of a bare ``df_model.pt``.
 
     Reads facts only; the weights are read and checked by ``dfwatch.models.checkpoints``.
 
@@ -56,8 +61,8 @@ def load_bundle(path: str | Path) -> Bundle:
             family that a built-in profile exists for.
         CheckpointError: A bare checkpoint is truncated or no checkpoint at all.
     """
-    path = Path(path)
     action = "loading the model bundle"
+    path = _shipped(path, action) if str(path).startswith(SHIPPED) else Path(path)
     if path.is_dir():
         file = path / BUNDLE_FILE
         if not file.is_file():
@@ -67,6 +72,17 @@ def load_bundle(path: str | Path) -> Bundle:
     if not path.is_file():
         raise BundleError(action, path, "there is no such file or folder", hint="set model.path to a bundle folder")
     return bundle_file.read(path) if path.name == BUNDLE_FILE else bundle_for_checkpoint(path)
+
+
+def _shipped(path: str | Path, action: str) -> Path:
+    known = resources.shipped_bundles()
+    name = str(path).removeprefix(SHIPPED)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+        hint = f"did you mean {SHIPPED}{close[0]}? " if close else ""
+        hint += f"known: {', '.join(known)}"
+        raise BundleError(action, path, "no bundle of this name ships with dfwatch", hint=hint)
+    return known[name]
 
 
 def write_bundle(folder: str | Path, bundle: Bundle, weights: Mapping[str, Any] | Path) -> Bundle:

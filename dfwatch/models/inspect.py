@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dfwatch.errors import DfwatchError
-from dfwatch.models.bundle import load_bundle
+from dfwatch.models.bundle import SHIPPED, load_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,6 +69,15 @@ def describe(bundle: Bundle) -> str:
             lines += textwrap.wrap(text, 96, initial_indent=f"{name:<14}", subsequent_indent=" " * 14)
     card = bundle.card_text.strip()
     return "\n".join(lines) + (f"\n\n{card}\n" if card else "\n")
+
+
+def describe_shipped(default: str, bundles: Mapping[str, Bundle]) -> str:
+    """The bundles that ship, as ``model.path`` names them, with what each says of itself; ends with an empty line."""
+    lines = []
+    for name, bundle in bundles.items():
+        lines.append(f"{SHIPPED}{name}{' (default)' if name == default else ''}")
+        lines += textwrap.wrap(bundle.description, 96, initial_indent=" " * 14, subsequent_indent=" " * 14)
+    return "\n".join(lines) + "\n\n"
 
 
 def verify(path: str | Path, settings: ModelSettings) -> list[Check]:

@@ -135,6 +135,9 @@ def absolute_paths(settings: Settings, folder: str | os.PathLike[str]) -> Settin
             continue
         if not item.metadata.get("path") or not isinstance(value, str) or not value:
             continue
+        names = item.metadata.get("names")
+        if names and value.startswith(names):
+            continue
         full = _absolute(value, folder)
         if section is None:
             changed[item.name] = full

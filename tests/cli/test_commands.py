@@ -118,6 +118,8 @@ def test_retry_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_model_commands(bundle_folder: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model", "show", str(bundle_folder)]) == Exit.OK
     assert "efficientnet_lite0" in capsys.readouterr().out
+    assert main(["model", "show", "--config", str(config)]) == Exit.OK
+    assert capsys.readouterr().out.startswith("shipped:")
     assert main(["model", "verify", "--config", str(config)]) == Exit.OK
     assert "fail" not in capsys.readouterr().out
     weights = bundle_folder / "weights.safetensors"

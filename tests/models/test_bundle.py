@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dfwatch import resources
 from dfwatch.errors import BundleError, CheckpointError
 from dfwatch.models.bundle import (
     Bundle,
@@ -26,6 +27,7 @@ from dfwatch.models.bundle import (
     write_bundle,
 )
 from dfwatch.models.bundle_file import read, render
+from dfwatch.models.inspect import describe_shipped
 from dfwatch.reading import CropSpec
 
 if TYPE_CHECKING:
@@ -303,3 +305,23 @@ def test_yaml_without_a_folder_name_is_read_directly(tmp_path: Path) -> None:
     path = tmp_path / "bundle.yaml"
     path.write_text(render(full_bundle()), encoding="utf-8")
     assert read(path) == load_bundle(path)
+
+
+def test_a_bundle_that_ships_is_loaded_by_its_name() -> None:
+    for name, folder in resources.shipped_bundles().items():
+        assert load_bundle(f"shipped:{name}").folder == folder
+    assert next(iter(resources.shipped_bundles().values())) == resources.default_bundle()
+
+
+def test_an_unknown_name_gives_the_nearest_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("careful_resnext", "quick_lite"):
+        write_bundle(tmp_path / "model" / name, full_bundle(), {})
+    (tmp_path / "model" / "default.txt").write_text("quick_lite\n")
+    monkeypatch.setattr(resources, "_find", lambda name: tmp_path / name)
+    assert list(resources.shipped_bundles()) == ["quick_lite", "careful_resnext"]
+    with pytest.raises(BundleError, match="no bundle of this name ships") as caught:
+        load_bundle("shipped:quik")
+    assert caught.value.hint == "did you mean shipped:quick_lite? known: quick_lite, careful_resnext"
+    shown = describe_shipped("quick_lite", {name: load_bundle(f"shipped:{name}") for name in ("quick_lite",)})
+    assert shown.startswith("shipped:quick_lite (default)\n")
+    assert full_bundle().description in shown
