@@ -7,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 CONFIG ?= config.yaml
 
-.PHONY: help run test lint types tests coverage bench test-programs soak fuzz wheel clean
+.PHONY: help run test lint types tests coverage under-systemd bench test-programs soak fuzz wheel clean
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test-programs: ## Install the programs that some tests run, which are skipped wi
 
 bench: $(VENV)/.developer ## Ratios against an older pipeline, bare decoding, bare inference (ARGS="--only forward")
 	$(BIN)/python -m benchmarks $(ARGS)
+
+under-systemd: $(VENV)/.developer ## The shipped unit and model under a real systemd, in namespaces of its own (root)
+	tools/under-systemd.sh $(BIN)/python
 
 soak: $(VENV)/.developer ## Ten minutes of mixed senders, hostile files and kill -9, then a ledger (ARGS="--minutes 60")
 	$(BIN)/python -m tools.soak $(ARGS)

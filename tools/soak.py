@@ -3,6 +3,7 @@
     python -m tools.soak                    ten minutes
     python -m tools.soak --minutes 600      a night
     python -m tools.soak --full             with the shipped model instead of a scripted one
+    python -m tools.soak --seed 11          the same files, ways, pauses and moments of death as the last run with 11
 
 The service and its reader process are the real ones. For the first two thirds of the time the service is killed at
 random moments and started again; then it runs undisturbed while memory and descriptors are watched; then it idles while
@@ -63,14 +64,17 @@ class Ledger:
 
 
 class Senders:
-    """Everybody who drops files; each way of sending is one method, called from one of two threads."""
+    """Everybody who drops files, from two threads; each way of sending is one method.
+
+    What is sent, how, and after which pause comes from the seed alone; only which thread sends it does not.
+    """
 
     def __init__(self, folder: Path, inbox: Path, ledger: Ledger, seed: int) -> None:
         self._inbox = inbox
         self._outside = folder / "senders"
         self._outside.mkdir()
         self._ledger = ledger
-        self._random = random.Random(seed)
+        self._seed = seed
         self._number = 0
         self._lock = threading.Lock()
         self._clips = [
@@ -78,7 +82,7 @@ class Senders:
             make_clip(folder / "b.mp4", seconds=2.0, size=(320, 240)).read_bytes(),
             make_clip(folder / "c.mp4", codec="libx265", seconds=1.0, size=(160, 128), faces=()).read_bytes(),
         ]
-        good: list[Callable[[str], None]] = [
+        good: list[Callable[[str, random.Random], None]] = [
             self.moved_in,
             self.copied,
             self.copied_slowly,
@@ -88,7 +92,7 @@ class Senders:
         ]
         if shutil.which("rsync"):
             good += [self.rsynced, self.rsynced_in_place]
-        bad: list[Callable[[str], None]] = [
+        bad: list[Callable[[str, random.Random], None]] = [
             self.noise,
             self.playlist,
             self.half,
@@ -97,19 +101,21 @@ class Senders:
             self.fifo,
             self.symlink,
         ]
-        self._ways: list[Callable[[str], None]] = good * 3 + bad
+        self._ways: list[Callable[[str, random.Random], None]] = good * 3 + bad
 
-    def send(self) -> None:
+    def send(self) -> float:
+        """Send the next file, or folder of files; returns the share of a mean pause to make after it."""
         with self._lock:
             self._number += 1
-            way, name = self._random.choice(self._ways), f"{self._number:06d}.mp4"
-        way(name)
+            name = f"{self._number:06d}.mp4"
+        draw = random.Random(f"{self._seed}/{name}")
+        draw.choice(self._ways)(name, draw)
+        return draw.uniform(0.2, 1.8)
 
-    def _video(self) -> bytes:
+    def _video(self, draw: random.Random) -> bytes:
         """A whole video that no other file is equal to."""
-        with self._lock:
-            clip, mark = self._random.choice(self._clips), self._random.randbytes(16)
-        data = clip + struct.pack(">I", 8 + len(mark)) + b"free" + mark
+        mark = draw.randbytes(16)
+        data = draw.choice(self._clips) + struct.pack(">I", 8 + len(mark)) + b"free" + mark
         self._ledger.enter(data, good=True)
         return data
 
@@ -118,45 +124,45 @@ class Senders:
         path.write_bytes(data)
         return path
 
-    def moved_in(self, name: str) -> None:
-        self._write(name, self._video()).rename(self._inbox / name)
+    def moved_in(self, name: str, draw: random.Random) -> None:
+        self._write(name, self._video(draw)).rename(self._inbox / name)
 
-    def copied(self, name: str) -> None:
-        (self._inbox / name).write_bytes(self._video())
+    def copied(self, name: str, draw: random.Random) -> None:
+        (self._inbox / name).write_bytes(self._video(draw))
 
-    def copied_slowly(self, name: str) -> None:
-        data = self._video()
+    def copied_slowly(self, name: str, draw: random.Random) -> None:
+        data = self._video(draw)
         with (self._inbox / name).open("wb", buffering=0) as file:
             for start in range(0, len(data), len(data) // 4 + 1):
                 file.write(data[start : start + len(data) // 4 + 1])
                 time.sleep(QUIET_S * 0.8)
 
-    def preallocated(self, name: str) -> None:
-        data = self._video()
+    def preallocated(self, name: str, draw: random.Random) -> None:
+        data = self._video(draw)
         with (self._inbox / name).open("wb", buffering=0) as file:
             os.posix_fallocate(file.fileno(), 0, len(data))
             time.sleep(QUIET_S * 1.5)
             file.write(data)
 
-    def linked(self, name: str) -> None:
-        path = self._write(name, self._video())
+    def linked(self, name: str, draw: random.Random) -> None:
+        path = self._write(name, self._video(draw))
         os.link(path, self._inbox / name)
         path.unlink()
 
-    def folder_moved_in(self, name: str) -> None:
+    def folder_moved_in(self, name: str, draw: random.Random) -> None:
         folder = self._outside / f"reel {name}"
         folder.mkdir()
         for number in range(3):
-            (folder / f"{number}.mp4").write_bytes(self._video())
+            (folder / f"{number}.mp4").write_bytes(self._video(draw))
         folder.rename(self._inbox / folder.name)
 
-    def rsynced(self, name: str) -> None:
-        path = self._write(name, self._video())
+    def rsynced(self, name: str, draw: random.Random) -> None:
+        path = self._write(name, self._video(draw))
         subprocess.run(["rsync", "-t", "--bwlimit=200", path, self._inbox / name], check=True)
         path.unlink()
 
-    def rsynced_in_place(self, name: str) -> None:
-        path = self._write(name, self._video())
+    def rsynced_in_place(self, name: str, draw: random.Random) -> None:
+        path = self._write(name, self._video(draw))
         subprocess.run(["rsync", "--inplace", "--bwlimit=200", path, self._inbox / name], check=True)
         path.unlink()
 
@@ -165,26 +171,26 @@ class Senders:
         self._ledger.enter(data, good=False)
         self._write(name, data).rename(self._inbox / name)
 
-    def noise(self, name: str) -> None:
-        self._bad(name, os.urandom(50_000))
+    def noise(self, name: str, draw: random.Random) -> None:
+        self._bad(name, draw.randbytes(50_000))
 
-    def playlist(self, name: str) -> None:
+    def playlist(self, name: str, _draw: random.Random) -> None:
         self._bad(name, b"ffconcat version 1.0\nfile /etc/hostname\n#")
 
-    def half(self, name: str) -> None:
+    def half(self, name: str, _draw: random.Random) -> None:
         self._bad(name, self._clips[1][: len(self._clips[1]) // 2])
 
-    def segfault(self, name: str) -> None:
+    def segfault(self, name: str, _draw: random.Random) -> None:
         self._bad(name, b"FAULT segfault\n")
 
-    def eat(self, name: str) -> None:
+    def eat(self, name: str, _draw: random.Random) -> None:
         self._bad(name, b"FAULT eat\n")
 
-    def fifo(self, name: str) -> None:
+    def fifo(self, name: str, _draw: random.Random) -> None:
         self._ledger.special.add(name)
         os.mkfifo(self._inbox / name)
 
-    def symlink(self, name: str) -> None:
+    def symlink(self, name: str, _draw: random.Random) -> None:
         self._ledger.special.add(name)
         (self._inbox / name).symlink_to("/etc/hostname")
 
@@ -282,8 +288,7 @@ def soak(folder: Path, arguments: argparse.Namespace) -> int:
     def keep_sending() -> None:
         try:
             while not stop.is_set():
-                senders.send()
-                stop.wait(2.0 / arguments.rate * random.uniform(0.2, 1.8))
+                stop.wait(2.0 / arguments.rate * senders.send())
         except BaseException as error:
             failures.append(f"a sender failed: {error!r}")
             raise
@@ -336,6 +341,69 @@ def settle(root: Path) -> float:
     return time.monotonic() - began_s
 
 
+@dataclass
+class Account:
+    """What became of everything that was dropped.
+
+    Attributes:
+        judged: Sidecars with a verdict.
+        refused: Sidecars without one.
+        lost: Dropped, and in no sidecar.
+        twice: In more than one sidecar.
+        half: In a sidecar, and never dropped so: part of a file, or something else.
+        wrongly: Judged, and not to be judged.
+        blamed: Good videos without a verdict, and what was said of them.
+        misplaced: Dropped files that lie nowhere, twice, or still in the inbox or in work.
+        reasons: Why files were refused, and how many.
+    """
+
+    judged: int = 0
+    refused: int = 0
+    lost: list[str] = field(default_factory=list)
+    twice: list[str] = field(default_factory=list)
+    half: list[str] = field(default_factory=list)
+    wrongly: list[str] = field(default_factory=list)
+    blamed: list[str] = field(default_factory=list)
+    misplaced: list[str] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def clean(self) -> bool:
+        return not (self.lost or self.twice or self.half or self.wrongly or self.blamed or self.misplaced)
+
+
+def audit(root: Path, ledger: Ledger) -> Account:
+    """Compare the ledger with the folders of a service that has nothing left to do."""
+    documents: list[dict[str, Any]] = [json.loads(path.read_bytes()) for path in (root / "results").rglob("*.json")]
+    told = Counter(document["subject"]["sha256"] for document in documents if document["subject"]["sha256"])
+    named = Counter(d["subject"]["name"] for d in documents if d["subject"]["sha256"] is None)
+    known = ledger.good | ledger.bad
+    placed: Counter[str] = Counter()
+    account = Account()
+    for folder in ("inbox", "work", "done", "failed", "quarantine"):
+        for path in (root / folder).rglob("*"):
+            if path.is_symlink() or not (path.is_file() or path.is_dir()):
+                # What has no bytes is known by its name.
+                placed[path.name] += folder not in {"inbox", "work"}
+            elif path.is_file() and path.name != "job.json":
+                placed[hashlib.sha256(path.read_bytes()).hexdigest()] += folder not in {"inbox", "work"}
+    account.misplaced = [key for key in known | ledger.special if placed[key] != 1]
+    account.lost = [key for key in known if not told[key]] + [name for name in ledger.special if not named[name]]
+    account.twice = [key for counter in (told, named) for key, count in counter.items() if count > 1]
+    account.half = [key for key in told if key not in known] + [name for name in named if name not in ledger.special]
+    for document in documents:
+        sha256, judged = document["subject"]["sha256"], document["status"] == "done"
+        account.judged += judged
+        account.refused += not judged
+        if document["reason"]:
+            account.reasons[document["reason"]] += 1
+        if judged and sha256 not in ledger.good:
+            account.wrongly.append(document["subject"]["name"])
+        elif not judged and sha256 in ledger.good:
+            account.blamed.append(f"{document['status']}: {document['reason']}: {document['reason_detail']}")
+    return account
+
+
 def tell(  # noqa: PLR0917 - the whole of a run
     root: Path,
     ledger: Ledger,
@@ -345,26 +413,18 @@ def tell(  # noqa: PLR0917 - the whole of a run
     took_s: float,
     failures: list[str],
 ) -> int:
-    documents: list[dict[str, Any]] = [json.loads(path.read_bytes()) for path in (root / "results").rglob("*.json")]
-    told = Counter(document["subject"]["sha256"] for document in documents if document["subject"]["sha256"])
-    named = Counter(d["subject"]["name"] for d in documents if d["subject"]["sha256"] is None)
-    known = ledger.good | ledger.bad
-    lost = [key for key in known if not told[key]] + [name for name in ledger.special if not named[name]]
-    twice = [key for key, count in told.items() if count > 1] + [name for name, count in named.items() if count > 1]
-    half = [key for key in told if key not in known] + [name for name in named if name not in ledger.special]
-    judged = [d for d in documents if d["status"] == "done"]
-    wrongly = [d for d in judged if d["subject"]["sha256"] not in ledger.good]
-    blamed = [d for d in documents if d["subject"]["sha256"] in ledger.good and d["status"] != "done"]
+    account = audit(root, ledger)
     lines: dict[str, Any] = {
         "dropped": ledger.dropped,
-        "judged": len(judged),
-        "refused": len(documents) - len(judged),
-        "lost": len(lost),
-        "judged twice": len(twice),
-        "half-read": len(half),
-        "judged that should be refused": len(wrongly),
-        "good videos without a verdict": len(blamed),
-        "reasons": dict(Counter(d["reason"] for d in documents if d["reason"])),
+        "judged": account.judged,
+        "refused": account.refused,
+        "lost": len(account.lost),
+        "judged twice": len(account.twice),
+        "half-read": len(account.half),
+        "judged that should be refused": len(account.wrongly),
+        "good videos without a verdict": len(account.blamed),
+        "files not in exactly one place": len(account.misplaced),
+        "reasons": dict(account.reasons),
         "kill -9": starts - 1,
         "seconds to finish at the end": round(took_s, 1),
         "idle processor time, share of one core": f"{idle_share:.2%}",
@@ -381,11 +441,11 @@ def tell(  # noqa: PLR0917 - the whole of a run
             )
     for name, value in lines.items():
         print(f"{name:45} {value}")
-    for document in blamed:
-        print(f"good, but {document['status']}: {document['reason']}: {document['reason_detail']}")
+    for words in account.blamed:
+        print(f"good, but {words}")
     for failure in failures:
         print(f"FAILURE: {failure}")
-    return 1 if lost or twice or half or wrongly or blamed or failures else 0
+    return 0 if account.clean and not failures else 1
 
 
 if __name__ == "__main__":
