@@ -29,7 +29,8 @@ RUN /opt/dfwatch/bin/pip install "torch>=2.8,<3" "torchvision>=0.23,<1"
 
 # hadolint ignore=DL3006
 FROM torch-${VARIANT} AS build
-ARG EXTRAS=metrics
+# openvino: an engine that may be faster on a CPU; the service measures which one is. Sinks: EXTRAS=metrics,openvino,sinks
+ARG EXTRAS=metrics,openvino
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE config.yaml ./
 COPY dfwatch ./dfwatch

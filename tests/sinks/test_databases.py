@@ -16,13 +16,14 @@ from dfwatch.sinks.postgresql import PostgresqlSettings, PostgresqlSink
 from dfwatch.sinks.record import NAMES
 from dfwatch.sinks.sqlite import SqliteSettings, SqliteSink
 from dfwatch.sinks.testing import Destination, SinkContract, message, with_values
+from tests.sinks.folders import Removable
 from tests.sinks.servers import Postgresql
 
 
 class SqliteDestination(Destination):
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / "out"
-        self.path = self.folder / "outcomes.sqlite3"
+        self.folder = Removable(folder)
+        self.path = self.folder.path / "outcomes.sqlite3"
 
     @property
     def settings(self) -> SqliteSettings:
@@ -36,12 +37,10 @@ class SqliteDestination(Destination):
             return [dict(row) for row in db.execute("SELECT * FROM outcomes ORDER BY rowid")]
 
     def stop(self) -> None:
-        self.folder.rename(self.folder.with_suffix(".away"))
-        self.folder.write_text("in the way")
+        self.folder.take_away()
 
     def start(self) -> None:
-        self.folder.unlink()
-        self.folder.with_suffix(".away").rename(self.folder)
+        self.folder.bring_back()
 
 
 class TestSqliteContract(SinkContract):

@@ -23,27 +23,25 @@ from dfwatch.sinks.jsonl import JsonlSettings, JsonlSink
 from dfwatch.sinks.samples import sample
 from dfwatch.sinks.testing import Destination, SinkContract, message, wait_until
 from tests import programs
+from tests.sinks.folders import Removable
 
 
 class FileDestination(Destination):
     """A file whose folder is taken away while it is down."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / "out"
-        self.folder.mkdir()
-        self.path = self.folder / "verdicts"
+        self.folder = Removable(folder)
+        self.path = self.folder.path / "verdicts"
 
     def text(self) -> str:
         """What was written; nothing before the first outcome."""
         return self.path.read_text(encoding="utf-8") if self.path.exists() else ""
 
     def stop(self) -> None:
-        self.folder.rename(self.folder.with_suffix(".away"))
-        self.folder.write_text("in the way")
+        self.folder.take_away()
 
     def start(self) -> None:
-        self.folder.unlink()
-        self.folder.with_suffix(".away").rename(self.folder)
+        self.folder.bring_back()
 
 
 class JsonlDestination(FileDestination):
@@ -81,7 +79,7 @@ class CommandDestination(JsonlDestination):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.program = self.folder / "program"
+        self.program = self.folder.path / "program"
         self.program.write_text(f"#!{sys.executable} -IS{PROGRAM}")
         self.program.chmod(0o755)
 
