@@ -13,7 +13,8 @@ student_recipe=${STUDENT_RECIPE:-recipes/resnext50_32x4d.yaml}
 began=$(date +%s)
 
 left() {
-    awk "BEGIN { print $minutes - ($(date +%s) - $began) / 60 }"
+    # Never 0, which would mean without end.
+    awk "BEGIN { left = $minutes - ($(date +%s) - $began) / 60; print (left > 0.01 ? left : 0.01) }"
 }
 
 # piece NAME RECIPE WORDS...: train until it is done or the time is up.

@@ -23,7 +23,7 @@ from dfwatch.training.feeding import Feed
 from dfwatch.training.metrics import auc
 from dfwatch.training.optim import Averaged, build_optimizer, learning_rate
 from dfwatch.training.pretrained import load_initial, quiet_classifier
-from dfwatch.training.weights_files import save_best, save_parts
+from dfwatch.training.weights_files import read_best, save_best, save_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -357,6 +357,10 @@ class Trainer:
         self.averaged.load(saved["averaged"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.progress = Progress(saved["step"], saved["best_auc"], saved["best_step"], saved["finished"])
+        best = read_best(self.options.folder)
+        if self.options.parts_folder and best is not None:
+            # What is carried away from this piece must not depend on whether it finds anything better.
+            save_parts(self.options.parts_folder, best)
 
 
 def open_measured(

@@ -36,6 +36,7 @@ def recipe(**changes: object) -> Recipe:
 
 
 def test_crops_made_on_the_gpu_are_those_made_on_the_cpu(data_root: str) -> None:
+    torch.set_float32_matmul_precision("highest")  # training itself is content with less
     pools = open_pools(data_root, recipe(), frozenset())
     here, there = (DeviceBatchMaker(recipe(), pools, device) for device in ("cpu", "cuda"))
     for step in range(4):
