@@ -9,6 +9,7 @@ import ipaddress
 import socket
 import ssl
 import time
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -38,6 +39,8 @@ _REDIRECTS: Final = {307, 308}
 # The receiver has understood and does not want this one message.
 _NEVER: Final = {400, 413, 422}
 _TOLD_BYTES: Final = 300
+# An answer longer than this is not read to its end, and costs the connection.
+_MOST_ANSWER_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,18 +157,15 @@ class WebhookSink(Sink):
         addresses: tuple[str, ...] = ("",)
         for _ in range(_MOST_REDIRECTS + 1):
             response = self._once(url, addresses[0], request, deadline_s)
-            try:
-                status = int(response.status)
-                if status not in _REDIRECTS or "location" not in response.headers:
-                    self._judge(response)
-                    return status
-                target = urljoin(url, response.headers["location"])
-                # The connection goes to the very address that was looked at: a name may answer otherwise next time.
-                addresses = self._admitted(url, target)
-                url = target
-                response.drain_conn()
-            finally:
-                response.release_conn()
+            said = self._rest_of(response, deadline_s)
+            status = int(response.status)
+            if status not in _REDIRECTS or "location" not in response.headers:
+                self._judge(response, said)
+                return status
+            target = urljoin(url, response.headers["location"])
+            # The connection goes to the very address that was looked at: a name may answer otherwise next time.
+            addresses = self._admitted(url, target)
+            url = target
         raise self._error(f"it redirected more than {_MOST_REDIRECTS} times")
 
     def _once(self, url: str, address: str, request: _Request, deadline_s: float) -> Any:  # noqa: ANN401 - urllib3's
@@ -226,15 +226,27 @@ class WebhookSink(Sink):
             )
         return addresses
 
-    def _judge(self, response: Any) -> None:  # noqa: ANN401 - urllib3's
+    def _rest_of(self, response: Any, deadline_s: float) -> str:  # noqa: ANN401 - urllib3's
+        """The begin of the answer's body. The connection is fit for another request afterwards, or closed.
+
+        Whatever follows a status, nobody is waited for beyond the time limit, nor kept in memory: the status decides.
+        """
+        begin, size = b"", 0
+        with suppress(self._urllib3.exceptions.HTTPError, OSError):
+            while size <= _MOST_ANSWER_BYTES and time.monotonic() < deadline_s:
+                part = response.read1(8192, decode_content=False)
+                if not part:
+                    response.release_conn()
+                    return begin.decode("utf-8", "replace").strip()
+                begin += part[: _TOLD_BYTES - len(begin)]
+                size += len(part)
+        response.close()
+        return begin.decode("utf-8", "replace").strip()
+
+    def _judge(self, response: Any, said: str) -> None:  # noqa: ANN401 - urllib3's
         status = int(response.status)
         if 200 <= status < 300:
-            response.drain_conn()
             return
-        try:
-            said = response.read(_TOLD_BYTES).decode("utf-8", "replace").strip()
-        except self._urllib3.exceptions.HTTPError:
-            said = ""
         cause = f"it answered {status} {response.reason or ''}".strip() + (f": {said}" if said else "")
         if status == 410:
             raise SinkGoneError("posting to", self._shown, cause)

@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ import pytest
 
 from dfwatch.errors import SinkError, SinkGoneError
 from dfwatch.sinks import webhook
-from dfwatch.sinks.testing import Destination, SinkContract, message, with_values
+from dfwatch.sinks.testing import Destination, SinkContract, message, wait_until, with_values
 from dfwatch.sinks.webhook import EVENT_TYPE, TEST_TYPE, WebhookSettings, WebhookSink, retry_after_s
-from tests.sinks.receiver import Answer, Received, Receiver
+from tests.sinks.receiver import Answer, Handler, Received, Receiver
 from tests.sinks.servers import ReceiverProcess
 
 trustme = pytest.importorskip("trustme")
@@ -284,6 +285,31 @@ def test_slow_server_is_given_up(hook: Hook) -> None:
         sink.deliver(message(1))
     assert time.monotonic() - began_s < 1.5
     sink.close()
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.05])
+def test_answer_without_end_holds_nobody(hook: Hook, pause_s: float) -> None:
+    """What a receiver says beyond its status is not waited for, fast or slow."""
+    sent: list[int] = []
+
+    def endless(handler: Handler) -> tuple[int, dict[str, str]]:
+        handler.close_connection = True
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n")
+        with suppress(OSError):
+            while True:
+                sent.append(handler.wfile.write(b"x" * (10 if pause_s else 100_000)))
+                time.sleep(pause_s)
+        return 200, {}
+
+    hook.server.answer = endless
+    sink = WebhookSink(with_values(hook.settings, timeout_s=1.0))  # type: ignore[arg-type]
+    sink.deliver(message(1))
+    wait_until(lambda: len(hook.requests) == 1, "the connection was closed")
+    assert sum(sent) < 50_000_000
+    hook.server.answer = lambda _handler: (204, {})
+    sink.deliver(message(2))
+    sink.close()
+    assert [event["job_id"] for event in hook.received()] == [message(1).key, message(2).key]
 
 
 def test_probe_is_marked_as_a_test(hook: Hook, sink: WebhookSink) -> None:
