@@ -32,7 +32,11 @@ class Beside(Generic[Item]):
         self._thread = threading.Thread(target=self._run, name="beside", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            # Python's word for a stack that the memory limit does not allow.
+            raise MemoryError(str(error)) from error
         return self
 
     def __exit__(

@@ -70,3 +70,12 @@ def test_an_error_of_the_one_who_hands_over_is_not_lost_and_no_thread_stays() ->
     with pytest.raises(ValueError, match="no frame"):
         hand_over()
     assert not [thread for thread in threading.enumerate() if thread.name == "beside"]
+
+
+def test_a_thread_that_the_memory_limit_does_not_allow_is_a_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(MemoryError, match="new thread"), Beside(print):
+        pass
