@@ -9,19 +9,20 @@ import numpy as np
 import torch
 
 from dfwatch.detector import Detector, DeviceInfo
+from dfwatch.inference.torch_engine import TorchEngine
 from tests.factories import bundle
 
 BATCH = 8
 
 
-class SickEngine:
+class SickEngine(TorchEngine):
     """Scores as the scripted model does: the first value of a crop, in 255ths.
 
     Args:
         room: File with the number of crops that the device has memory for; or ``lost``: it fails.
     """
 
-    def __init__(self, room: Path) -> None:
+    def __init__(self, room: Path) -> None:  # nothing of the real one is set up: it only stands in its place
         self.device = torch.device("cuda:0")
         self.batch_size = BATCH
         self._room = room
