@@ -64,7 +64,7 @@ ONE_FACE = (PlacedFace(),)
 @functools.cache
 def portrait() -> NDArray[np.uint8]:
     """Head and shoulders of the astronaut, RGB uint8 of shape (256, 256, 3)."""
-    picture: NDArray[np.uint8] = skimage.data.astronaut()[0:256, 90:346]
+    picture: NDArray[np.uint8] = skimage.data.astronaut()[0:256, 90:346]  # type: ignore[no-untyped-call]
     picture = np.ascontiguousarray(picture)
     picture.setflags(write=False)
     return picture
@@ -235,7 +235,7 @@ def loop_clip(source: Path, path: Path, times: int) -> Path:
             end = 0
             with av.open(str(source)) as again:
                 for packet in again.demux(video=0):
-                    if packet.dts is None:
+                    if packet.dts is None or packet.pts is None:
                         continue
                     end = max(end, packet.pts + (packet.duration or 1))
                     packet.pts += offset

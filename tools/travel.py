@@ -37,7 +37,7 @@ class Pieces(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data) -> int:  # type: ignore[no-untyped-def, override]  # noqa: ANN001 - any buffer
+    def write(self, data) -> int:  # type: ignore[no-untyped-def]  # noqa: ANN001 - any buffer
         rest = memoryview(data).cast("B")
         count = len(rest)
         while len(rest):
@@ -77,9 +77,9 @@ def pack(out: Path, packs: list[Path], exclude: Path | None, first: Path | None,
         if exclude is not None:
             room.add(exclude, "packs/exclude.txt")
         if first is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                for name in _first_weights(first, folder):
-                    room.add(Path(folder) / name, f"first/{name}")
+            with tempfile.TemporaryDirectory() as weights:
+                for name in _first_weights(first, weights):
+                    room.add(Path(weights) / name, f"first/{name}")
     pieces.close()
     return pieces.paths
 
