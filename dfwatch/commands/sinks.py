@@ -58,6 +58,7 @@ def add_parser(commands: Subparsers) -> None:
     enable.add_argument("name", metavar="NAME", help="the sink's name")
     forget = new_parser(below, "forget", _forget, summary="drop all messages of a sink", text=_FORGET)
     forget.add_argument("name", metavar="NAME", help="the sink's name; it need not be configured any more")
+    forget.add_argument("--dead", action="store_true", help="only messages that were set aside as dead")
 
 
 _KINDS = "Shows the types that 'sinks' in the configuration may name: those of dfwatch and of installed packages."
@@ -72,7 +73,8 @@ that knows keys has no second record. Outcomes whose sidecar is no longer where 
 _ENABLE = """\
 Ends a sink's pause, and calls again a destination that asked not to be called (HTTP status 410)."""
 _FORGET = """\
-Drops everything that waits for a sink, dead messages too. Meant for a sink that was taken out of the configuration."""
+Drops everything that waits for a sink, dead messages too. Meant for a sink that was taken out of the configuration;
+with --dead, for messages that nobody wants sent again. Until then retention keeps what they speak of."""
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -195,7 +197,7 @@ def _forget(arguments: argparse.Namespace) -> int:
     with _outbox(root) as outbox:
         if arguments.name not in {*(state.name for state in outbox.states()), *(sink.name for sink in settings)}:
             raise StorageError("forgetting the sink", arguments.name, "there is nothing of it", retryable=False)
-        print(f"{arguments.name}: {outbox.forget(arguments.name)} messages dropped")
+        print(f"{arguments.name}: {outbox.forget(arguments.name, only_dead=arguments.dead)} messages dropped")
     return Exit.OK
 
 

@@ -193,13 +193,21 @@ class Outbox:
         with self._journal.transaction() as db:
             db.execute("UPDATE sinks SET gone = NULL, failures = 0, retry_at = NULL WHERE name = ?", (sink,))
 
-    def forget(self, sink: str) -> int:
-        """Drop a sink's messages, dead ones too, and what is known of it; returns how many messages were dropped."""
+    def forget(self, sink: str, *, only_dead: bool = False) -> int:
+        """Drop a sink's messages, dead ones too, and what is known of it; returns how many messages were dropped.
+
+        Args:
+            sink: Whose.
+            only_dead: Drop the dead ones and leave the rest as it is.
+        """
+        which = " AND dead_at IS NOT NULL" if only_dead else ""
         with self._journal.transaction() as db:
-            jobs = [row["job"] for row in db.execute("DELETE FROM outbox WHERE sink = ? RETURNING job", (sink,))]
+            dropped = db.execute(f"DELETE FROM outbox WHERE sink = ?{which} RETURNING job", (sink,))  # noqa: S608
+            jobs = [row["job"] for row in dropped]
             for job_id in jobs:
                 _drop_unused(db, job_id)
-            db.execute("DELETE FROM sinks WHERE name = ?", (sink,))
+            if not only_dead:
+                db.execute("DELETE FROM sinks WHERE name = ?", (sink,))
         return len(jobs)
 
     def replay(

@@ -157,6 +157,8 @@ def test_failing_sink_is_seen_replayed_and_forgotten(
     daemon.stop()
     daemon.sinks(sink_file)
     assert sinks()["picky"]["state"] == "not configured"
+    assert daemon.command("sinks", "forget", "picky", "--dead") == Exit.OK
+    assert "picky: 0 messages dropped" in capsys.readouterr().out
     assert daemon.command("sinks", "forget", "picky") == Exit.OK
     assert "picky" not in sinks()
 

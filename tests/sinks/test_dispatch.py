@@ -238,6 +238,22 @@ def test_dead_messages_go_again_however_old_and_into_their_old_places(bench: Ben
     assert bench.outbox.state("two").queued == 4
 
 
+def test_dead_messages_can_be_dropped_alone(bench: Bench) -> None:
+    def picky(one: Message) -> None:
+        if one.key != message(1).key:
+            raise SinkError("delivering to", "it", "unprocessable", retryable=one.key == message(2).key)
+
+    FakeSink.behave["one"] = picky
+    bench.start(FakeSettings(name="one"))
+    bench.publish(range(3), "one")
+    wait_until(lambda: bench.outbox.state("one").failures > 0, "the last one fails")
+    bench.stop()
+    assert bench.outbox.forget("one", only_dead=True) == 1
+    state = bench.outbox.state("one")
+    assert (state.dead, state.queued, state.delivered) == (0, 1, 1)
+    assert [row["job"] for row in bench.journal.query("SELECT job FROM documents")] == [message(2).key]
+
+
 def test_what_is_sent_again_says_when_it_was_published(bench: Bench) -> None:
     told: list[str] = []
     FakeSink.behave["one"] = lambda one: told.append(one.queued_at)
