@@ -77,7 +77,7 @@ class Clip:
         """What people call it."""
         names = {"libx264": "H.264", "libx265": "HEVC", "libvpx-vp9": "VP9", "libsvtav1": "AV1", "mpeg4": "MPEG-4"}
         codec = names.get(self.codec, self.codec.upper())
-        keys = "all keys" if self.gop == 1 else f"key every {self.gop / FPS:.3g} s"
+        keys = "all keys" if self.gop == 1 else f"keys ≤ {self.gop / FPS:.3g} s apart"
         return f"{self.seconds} s {self.size[0]}×{self.size[1]} {codec}, {keys}"
 
 

@@ -229,7 +229,8 @@ def make_still(
 def loop_clip(source: Path, path: Path, times: int) -> Path:
     """Repeat a clip by copying its packets: a long file in no time."""
     with av.open(str(path), "w") as output, av.open(str(source)) as first:
-        stream = output.add_stream_from_template(first.streams.video[0])
+        # Opaque: packets are copied, so no encoder is wanted; FFmpeg has none by the name of its AV1 decoder.
+        stream = output.add_stream_from_template(first.streams.video[0], opaque=True)
         offset = 0
         for _ in range(times):
             end = 0

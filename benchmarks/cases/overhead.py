@@ -26,7 +26,7 @@ _OVERHEAD_MS = 5.0
 _MEMORY = Path("/dev/shm")
 _SCRIPTED = ("tests.service.scripted",)
 # With real decoding, so many tell as much as ten thousand.
-_REAL_FILES = 300
+_REAL_FILES = 200
 
 
 def run(context: Context) -> Result:
