@@ -24,7 +24,7 @@ from dfwatch.reader import Reader
 from dfwatch.storage.source import open_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[1]
 FRAMES = 20
 _CHILD_LIMIT_S = 600.0
-_SCORED_BATCHES = 24
+_SCORED = 192
+# Of torch's loop: with more crops at once it is no faster on two cores (docs/models.md).
+_TORCH_BATCH = 8
 
 
 def read_all(paths: Sequence[Path], model: Path, processes: int) -> tuple[float, NDArray[np.uint8]]:
@@ -142,27 +144,53 @@ def _device(device: Any) -> dict[str, Any]:  # noqa: ANN401 - torch is behind it
 
 
 def _measure_forward(bundle: Bundle, folder: Path, rounds: int) -> dict[str, Any]:
-    import torch  # noqa: PLC0415
-
     from dfwatch.detector import Detector  # noqa: PLC0415
-    from dfwatch.models.checkpoints import load_network  # noqa: PLC0415
-    from dfwatch.models.fusion import fold_batch_norm  # noqa: PLC0415
 
     side = bundle.input.size_px
-    random = np.random.default_rng(5)
     detector = Detector.load(bundle, ModelSettings(), cache_dir=folder)
+    crops = np.random.default_rng(5).integers(0, 256, (_SCORED, side, side, 3), dtype=np.uint8)
+    few = crops[:FRAMES]
+    ways = _ways(bundle)
+    ways["detector.score, as the daemon runs it"] = lambda: detector.score(few)
+    milliseconds = {name: 1e3 * _median_s(way, rounds) for name, way in ways.items()}
     batch = detector.device.batch_size
-    crops = random.integers(0, 256, (_SCORED_BATCHES * batch, side, side, 3), dtype=np.uint8)
+    openvino = detector.device.engine.startswith("openvino")
+    bare = _openvino_loop(detector, batch) if openvino else _torch_loop(detector, batch)
+    torch_loop = _torch_loop(detector, _TORCH_BATCH)
+    # In turns, so that whatever else runs on the machine slows all of them.
+    taken: dict[str, list[float]] = {"score": [], "bare": [], "torch": []}
+    for number in range(1 + rounds):
+        for name, way in (
+            ("score", lambda: detector.score(crops)),
+            ("bare", lambda: bare(_SCORED // batch)),
+            ("torch", lambda: torch_loop(_SCORED // _TORCH_BATCH)),
+        ):
+            seconds = _seconds(way)
+            if number:  # the first turn warms up
+                taken[name].append(seconds)
+    return {
+        "milliseconds": milliseconds,
+        "score_per_s": _SCORED / median(taken["score"]),
+        "bare_per_s": _SCORED // batch * batch / median(taken["bare"]),
+        "torch_per_s": _SCORED / median(taken["torch"]),
+        "device": _device(detector.device),
+    }
 
-    ways: dict[str, Any] = {}
-    plain, norms = load_network(bundle), load_network(bundle)
-    folded, _ = fold_batch_norm(load_network(bundle))
-    cpu = torch.randn(FRAMES, 3, side, side)
 
-    def looped(network: Any, step: int, dtype: Any, *, last: bool) -> Any:  # noqa: ANN401
+def _ways(bundle: Bundle) -> dict[str, Callable[[], object]]:
+    """Ways to run the network on 20 ready crops with torch, the older pipeline's first."""
+    import torch  # noqa: PLC0415
+
+    from dfwatch.inference.fresh import fresh_network  # noqa: PLC0415
+    from dfwatch.inference.processor import has_bfloat16  # noqa: PLC0415
+    from dfwatch.models.checkpoints import load_network  # noqa: PLC0415
+
+    ready = torch.randn(FRAMES, 3, bundle.input.size_px, bundle.input.size_px)
+
+    def way(network: Any, step: int, dtype: Any, *, last: bool) -> Callable[[], object]:  # noqa: ANN401
         layout = torch.channels_last if last else torch.contiguous_format
         network = network.to(dtype=dtype, memory_format=layout)
-        pixels = cpu.to(dtype=dtype, memory_format=layout)
+        pixels = ready.to(dtype=dtype, memory_format=layout)
 
         def loop() -> None:
             with torch.inference_mode():
@@ -171,45 +199,30 @@ def _measure_forward(bundle: Bundle, folder: Path, rounds: int) -> dict[str, Any
 
         return loop
 
-    ways["frame by frame, float32"] = looped(plain, 1, torch.float32, last=False)
-    ways["20 at once, float32"] = looped(plain, FRAMES, torch.float32, last=False)
-    ways["20 at once, float32, channels_last, folded norms"] = looped(folded, FRAMES, torch.float32, last=True)
-    half, _ = fold_batch_norm(load_network(bundle))
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():  # torch has no public name for it
-        ways["20 at once, bfloat16, channels_last"] = looped(norms, FRAMES, torch.bfloat16, last=True)
-        ways["20 at once, bfloat16, channels_last, folded norms"] = looped(half, FRAMES, torch.bfloat16, last=True)
-    few = crops[:FRAMES]
-    ways["detector.score, as the daemon runs it"] = lambda: detector.score(few)
-    milliseconds = {name: 1e3 * _median_s(way, rounds) for name, way in ways.items()}
-
-    bare = _bare_loop(detector, bundle, batch, len(crops) // batch)
-    # In turns, so that whatever else runs on the machine slows both.
-    score_s, bare_s = [], []
-    detector.score(crops[:batch])
-    bare(1)
-    for _ in range(rounds):
-        score_s.append(_seconds(lambda: detector.score(crops)))
-        bare_s.append(_seconds(lambda: bare(len(crops) // batch)))
-    return {
-        "milliseconds": milliseconds,
-        "score_per_s": len(crops) / median(score_s),
-        "bare_per_s": len(crops) / median(bare_s),
-        "device": _device(detector.device),
+    single, half = torch.float32, torch.bfloat16
+    found = {
+        "frame by frame, float32": way(load_network(bundle), 1, single, last=False),
+        "20 at once, float32": way(load_network(bundle), FRAMES, single, last=False),
+        "20 at once, float32, channels_last, norms folded": way(fresh_network(bundle)[0], FRAMES, single, last=True),
     }
+    if has_bfloat16():
+        found |= {
+            "20 at once, bfloat16, channels_last": way(load_network(bundle), FRAMES, half, last=True),
+            "20 at once, bfloat16, channels_last, norms folded": way(fresh_network(bundle)[0], FRAMES, half, last=True),
+        }
+    return found
 
 
-def _bare_loop(detector: Any, bundle: Bundle, batch: int, _count: int) -> Any:  # noqa: ANN401
+def _torch_loop(detector: Any, batch: int) -> Callable[[int], None]:  # noqa: ANN401 - torch is behind it
     """A loop over one ready batch in the detector's own precision, without pixels, checks or results."""
     import torch  # noqa: PLC0415
 
-    from dfwatch.models.checkpoints import load_network  # noqa: PLC0415
-    from dfwatch.models.fusion import fold_batch_norm  # noqa: PLC0415
+    from dfwatch.inference.fresh import fresh_network  # noqa: PLC0415
 
-    dtype = getattr(torch, detector.device.precision)
-    device = torch.device(detector.device.device)
-    network: Any = fold_batch_norm(load_network(bundle))[0]
+    dtype, device = getattr(torch, detector.device.precision), torch.device(detector.device.device)
+    network: Any = fresh_network(detector.bundle)[0]
     network = network.to(device=device, dtype=dtype, memory_format=torch.channels_last)
-    side = bundle.input.size_px
+    side = detector.bundle.input.size_px
     pixels = torch.randn(batch, 3, side, side).to(device=device, dtype=dtype, memory_format=torch.channels_last)
 
     def loop(times: int) -> None:
@@ -218,6 +231,31 @@ def _bare_loop(detector: Any, bundle: Bundle, batch: int, _count: int) -> Any:  
                 network(pixels)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+
+    return loop
+
+
+def _openvino_loop(detector: Any, batch: int) -> Callable[[int], None]:  # noqa: ANN401
+    """The same with OpenVINO: ready requests on every core, started again as soon as they are done."""
+    import openvino  # noqa: PLC0415
+
+    from dfwatch.inference.fresh import fresh_network  # noqa: PLC0415
+    from dfwatch.inference.openvino_graph import translate  # noqa: PLC0415
+
+    hint = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}[detector.device.precision]
+    threads = detector.device.threads
+    properties = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
+    model = translate(fresh_network(detector.bundle)[0], detector.bundle.input, batch)
+    compiled = openvino.Core().compile_model(model, "CPU", properties)
+    requests = [compiled.create_infer_request() for _ in range(threads)]
+
+    def loop(times: int) -> None:
+        for number in range(times):
+            request = requests[number % threads]
+            request.wait()
+            request.start_async()
+        for request in requests:
+            request.wait()
 
     return loop
 

@@ -24,6 +24,10 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     notes: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"a row of '{self.title}' has more or fewer cells than there are columns")
+
 
 @dataclass(frozen=True, slots=True)
 class Target:

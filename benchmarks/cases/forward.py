@@ -34,6 +34,7 @@ def run(context: Context) -> Result:
                 float(found["bare_per_s"]),
                 float(found["score_per_s"]),
                 share,
+                float(found["torch_per_s"]),
                 float(device["precision_max_difference"]),
             ]
         )
@@ -52,6 +53,7 @@ def run(context: Context) -> Result:
                     "bare loop",
                     "detector.score",
                     "ratio",
+                    "torch, bare, batch 8",
                     "largest change of p",
                 ),
                 rows,
