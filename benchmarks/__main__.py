@@ -42,6 +42,7 @@ CASES = {
     "forward": ("benchmarks.cases.forward", "scoring against a bare forward loop"),
     "start": ("benchmarks.cases.start", "to READY, and light commands"),
     "quality": ("benchmarks.cases.quality", "planned against exact sampling on labelled videos"),
+    "engines": ("benchmarks.engines", "processor time of a crop, by engine, precision and batch size"),
     "cuda": ("benchmarks.cuda", "frames a second on a CUDA device"),
 }
 _FOLDER = Path("build/benchmarks")

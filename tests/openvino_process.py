@@ -151,6 +151,7 @@ def main(folder: Path) -> None:
         "small": compared(folder, "small"),
         "chosen": chosen(folder),
         "refused": refused(folder),
+        "heavy": [name for name in ("torchvision", "timm", "scipy", "matplotlib", "nncf") if name in sys.modules],
         "signal_stack_kept": before is not None and signal_stack() == before,
     }
     print(json.dumps(found))

@@ -76,3 +76,7 @@ def test_what_it_cannot_run_stays_with_torch_or_is_refused(found: dict[str, Any]
 
 def test_signal_handlers_of_the_main_thread_keep_their_stack(found: dict[str, Any]) -> None:
     assert found["signal_stack_kept"]
+
+
+def test_no_engine_brings_what_makes_a_start_slow(found: dict[str, Any]) -> None:
+    assert found["heavy"] == []

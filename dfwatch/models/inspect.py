@@ -106,6 +106,9 @@ def verify(path: str | Path, settings: ModelSettings) -> list[Check]:
     device = detector.device
     text = f"{device.name}, {device.precision}, largest difference from float32 {device.precision_max_difference:.2g}"
     checks.append(Check("device", ok=True, detail=text))
+    rates = ", ".join(f"{way} {rate:.0f}" for way, rate in device.crops_per_s.items())
+    checks.append(Check("engine", ok=True, detail=f"{device.engine}; crops a second: {rates}"))
+    checks += [Check("", ok=True, detail=f"not taken: {way}: {why}") for way, why in device.passed_over.items()]
     if not device.batch_invariant:
         text = "on this device a crop's score depends, in its last bits, on its place in the batch"
         checks.append(Check("batch places", ok=False, detail=text))

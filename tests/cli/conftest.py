@@ -34,7 +34,7 @@ def config(tmp_path: Path, bundle_folder: Path) -> Path:
     path = tmp_path / "config.yaml"
     settings = {
         "root": str(tmp_path / "root"),
-        "model": {"path": str(bundle_folder), "precision": "float32", "threads": 1},
+        "model": {"path": str(bundle_folder), "engine": "torch", "precision": "float32", "threads": 1},
         "watch": {"quiet_s": 0.2, "short_quiet_s": 0.6, "scan_interval_s": 0.2},
         "log": {"format": "json"},
     }

@@ -154,8 +154,10 @@ def test_verify_finds_nothing_wrong_with_a_good_bundle(small_bundle: Bundle) -> 
         "consistency",
         "not constant",
         "device",
+        "engine",
     ]
     assert all(check.ok for check in checks), checks
+    assert "torch float32" in checks[-1].detail
 
 
 def broken_copy(small_bundle: Bundle, folder: Path) -> Path:
