@@ -20,7 +20,7 @@ from dfwatch.document import schema
 from dfwatch.journal import JobRow, Journal
 
 REPOSITORY = Path(__file__).parents[2]
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 QUICK: dict[str, Any] = {
     "watch": {
