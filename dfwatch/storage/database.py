@@ -29,7 +29,7 @@ class _Group:
         self.ended = threading.Event()
         self.error: sqlite3.Error | None = None
 
-    def end(self, error: sqlite3.Error | None = None) -> None:
+    def fail(self, error: sqlite3.Error) -> None:
         self.error = error
         self.ended.set()
 
@@ -70,8 +70,10 @@ class Database:
             with self._lock:
                 if self._writing:
                     raise RuntimeError("a write within a write")
-                leads = self._group is None
-                group = self._begin() if self._group is None else self._join(self._group)
+                group = self._join()
+                leads = group is None
+                if group is None:
+                    group = self._begin()
                 self._writing = True
                 try:
                     yield self._db
@@ -108,13 +110,19 @@ class Database:
             self._db.close()
 
     def _begin(self) -> _Group:
+        if self._db.in_transaction:
+            # Left behind by a thread that was torn out of its commit; whoever waited for it was told.
+            self._db.execute("ROLLBACK")
         self._db.execute("BEGIN IMMEDIATE")
         self._group = _Group()
         return self._group
 
-    def _join(self, group: _Group) -> _Group:
+    def _join(self) -> _Group | None:
+        """The group that others have begun, if any."""
+        if self._group is None or self._group.ended.is_set():
+            return None
         self._db.execute("SAVEPOINT writer")
-        return group
+        return self._group
 
     def _undo(self, group: _Group, error: BaseException, *, whole: bool) -> None:
         """Take back what one writer did; called with the lock."""
@@ -129,22 +137,25 @@ class Database:
             error = worse
         # After a failure of the disk SQLite rolls back all of it; then the others of the group must hear of it.
         self._group = None
-        group.end(error if isinstance(error, sqlite3.Error) else sqlite3.OperationalError(str(error)))
+        group.fail(error if isinstance(error, sqlite3.Error) else sqlite3.OperationalError(str(error)))
 
     def _commit(self, group: _Group) -> None:
-        with self._line:
-            self._line.wait_for(lambda: self._in_line == 0, _LONGEST_GATHERING_S)
-        with self._lock:
-            if group.ended.is_set():
-                return
-            self._group = None
-            try:
-                self._db.execute("COMMIT")
-            except sqlite3.Error as error:
+        try:
+            with self._line:
+                self._line.wait_for(lambda: self._in_line == 0, _LONGEST_GATHERING_S)
+            with self._lock:
+                if group.ended.is_set():
+                    return
+                self._group = None
                 try:
+                    self._db.execute("COMMIT")
+                except sqlite3.Error as error:
+                    group.error = error
                     if self._db.in_transaction:
                         self._db.execute("ROLLBACK")
-                finally:
-                    group.end(error)
-            else:
-                group.end()
+        except BaseException as error:
+            group.error = group.error or sqlite3.OperationalError(f"not committed: {error!r}")
+            raise
+        finally:
+            # Whatever happened: nobody of the group waits for ever.
+            group.ended.set()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,9 @@ THREADS = 8
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    # On a busy machine those who stand in line may need longer than is worth waiting for.
+    monkeypatch.setattr("dfwatch.storage.database._LONGEST_GATHERING_S", 10.0)
     database = Database(str(tmp_path / "some.sqlite3"))
     database.read("PRAGMA journal_mode = WAL")
     database.script("CREATE TABLE things (name TEXT PRIMARY KEY)")
@@ -141,5 +144,47 @@ def test_a_write_within_a_write_is_refused_and_not_waited_for(database: Database
     with pytest.raises(RuntimeError, match="within"):
         write_within()
     assert names_on_disk(tmp_path) == set()
+    add(database, "later")
+    assert names_on_disk(tmp_path) == {"later"}
+
+
+def test_a_thread_that_is_torn_out_of_its_commit_leaves_nobody_waiting(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, joined = threading.Event(), threading.Event()
+
+    gather = database._line.wait_for
+    leading: list[int] = []
+
+    def interrupted(*args: Any) -> None:
+        gather(*args)
+        if threading.get_ident() in leading:
+            raise KeyboardInterrupt
+
+    def torn_out() -> str:
+        leading.append(threading.get_ident())
+        try:
+            with database.write() as db:
+                db.execute("INSERT INTO things VALUES ('torn')")
+                inside.set()
+                assert joined.wait(10)
+                monkeypatch.setattr(database._line, "wait_for", interrupted)
+        except KeyboardInterrupt:
+            return "torn out"
+        return "committed"
+
+    with ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(torn_out)
+        assert inside.wait(10)
+        follower = pool.submit(add, database, "innocent")
+        for _ in range(1000):
+            if database._in_line == 2:
+                break
+            threading.Event().wait(0.005)
+        joined.set()
+        assert leader.result(10) == "torn out"
+        failure = follower.exception(10)
+    monkeypatch.undo()
+    assert "not committed" in str(failure)
     add(database, "later")
     assert names_on_disk(tmp_path) == {"later"}
