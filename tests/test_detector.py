@@ -342,3 +342,16 @@ def test_the_probe_faces_get_scores_from_both_ends_and_between() -> None:
     assert scores.min() < 0.1
     assert scores.max() > 0.9
     assert ((scores > 0.2) & (scores < 0.8)).any()
+
+
+def test_what_agrees_on_the_first_probes_must_agree_on_all(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(Trial, "difference_from", lambda _self, _reference: 0.0)
+    monkeypatch.setattr(Trial, "rate", property(lambda self: 9.0 if self.candidate.precision == "bfloat16" else 1.0))
+    found = []
+    for limit in (1.0, 0.0):
+        monkeypatch.setattr(tuning, "PRECISION_TOLERANCE", limit)
+        device = Detector.load(bundle, ModelSettings(device="cpu", threads=1)).device
+        found.append((device.precision, device.precision_max_difference > 0.0))
+    assert found == [("bfloat16", True), ("float32", False)]
+    assert "differs from float32" in device.passed_over["torch bfloat16"]

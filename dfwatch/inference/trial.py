@@ -69,6 +69,8 @@ class Trial:
         # Whole turns only: what is filled up with black crops would count against the rate.
         self._count = math.ceil(least / at_once) * at_once
         self._probes = probes.take(self._count + self._count // 2)
+        self._every_probe = probes.take(MAX_DRAWN_PROBES)
+        self._full: NDArray[np.float32] | None = None
         self._seconds = math.inf
         self.scores = self._pass(self._probes[: self._count])
         self.first_s, self._seconds = self._seconds, math.inf
@@ -99,6 +101,15 @@ class Trial:
         """Largest difference of p(fake) on the crops that both have scored."""
         count = min(len(self.scores), len(reference.scores))
         return float(np.max(np.abs(self.scores[:count] - reference.scores[:count])))
+
+    def full_difference_from(self, reference: Trial) -> float:
+        """``difference_from`` on every probe crop there is."""
+        return float(np.max(np.abs(self._all_scores() - reference._all_scores())))
+
+    def _all_scores(self) -> NDArray[np.float32]:
+        if self._full is None:
+            self._full = self.engine.scores(self._every_probe)
+        return self._full
 
     def _pass(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         start_s = self._clock()
