@@ -12,7 +12,7 @@ from dfwatch.intake import is_there, remove_job_folder
 from dfwatch.reasons import Label
 from dfwatch.storage.crashpoints import crash_point
 from dfwatch.storage.durable import fsync_folder, rename_new
-from dfwatch.storage.placement import action_for, make_folder, media_base, media_names
+from dfwatch.storage.placement import action_for, make_folder, media_base, media_bases, media_names
 
 if TYPE_CHECKING:
     from dfwatch.config import OutcomeSettings
@@ -43,16 +43,7 @@ def put_away(
     action = action_for(label, outcome)
     try:
         if not is_there(job.source):
-            media = _find(
-                layout,
-                job.dropped,
-                job.id,
-                status=status,
-                label=label,
-                outcome=outcome,
-                sha256=sha256,
-                size_bytes=job.size_bytes,
-            )
+            media = None if action == "delete" else _find(layout, job.dropped, job.id, sha256, job.size_bytes)
             if media is not None:
                 fsync_folder(os.path.dirname(media))
         elif action == "delete":
@@ -92,39 +83,18 @@ def _failed(job: Job, exc: OSError) -> StorageError:
 
 
 def locate_media(layout: Layout, row: JobRow, outcome: OutcomeSettings) -> str | None:
-    """Where the file of a published job lies that was moved just before a crash; None if it was deleted."""
-    if row.status is None:
-        return None
+    """Where the file of a published job lies that was put away just before a crash; None if it was deleted."""
     label = None if row.verdict is None else Label(row.verdict)
-    return _find(
-        layout,
-        row.dropped,
-        row.id,
-        status=row.status,
-        label=label,
-        outcome=outcome,
-        sha256=row.sha256,
-        size_bytes=row.size_bytes,
-    )
-
-
-def _find(
-    layout: Layout,
-    dropped: DroppedName,
-    job_id: str,
-    *,
-    status: Status,
-    label: Label | None,
-    outcome: OutcomeSettings,
-    sha256: str | None,
-    size_bytes: int | None,
-) -> str | None:
-    if action_for(label, outcome) == "delete":
+    if row.status is None or action_for(label, outcome) == "delete":
         return None
-    base = media_base(layout, status, label, outcome)
-    folders = [os.path.join(base, dropped.folder), os.path.join(base, job_id)]
-    if action_for(label, outcome) == "keep":
-        folders.insert(0, os.path.join(layout.inbox, dropped.folder))
+    return _find(layout, row.dropped, row.id, row.sha256, row.size_bytes)
+
+
+def _find(layout: Layout, dropped: DroppedName, job_id: str, sha256: str | None, size_bytes: int | None) -> str | None:
+    # Everywhere, because the settings may be others by now than those under which it was put away.
+    folders = [os.path.join(layout.inbox, dropped.folder)]
+    for base in media_bases(layout):
+        folders += [os.path.join(base, dropped.folder), os.path.join(base, job_id)]
     for folder in folders:
         for name in media_names(dropped.name, sha256, job_id):
             path = os.path.join(folder, name)

@@ -126,7 +126,7 @@ class ReadingStage:
         """Whether an earlier run published this job, or runs died too often over it."""
         if ticket.job.recovered:
             ticket.await_digest(lambda: self._observer.beat(stage))
-            if self._publisher.published_before(ticket, settings):
+            if self._publisher.published_before(ticket):
                 return True
         if ticket.attempt > settings.jobs.max_attempts:
             detail = f"the service died {settings.jobs.max_attempts} times while this file was in work"

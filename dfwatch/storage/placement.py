@@ -44,11 +44,15 @@ def sidecar_base(layout: Layout, status: Status, label: Label | None, outcome: O
     return media_base(layout, status, label, outcome) if beside else layout.results
 
 
-def sidecar_bases(layout: Layout, outcome: OutcomeSettings) -> list[str]:
-    """Every top folder in which a sidecar may lie under these settings."""
-    bases = [sidecar_base(layout, Status.DONE, label, outcome) for label in Label]
-    bases += [sidecar_base(layout, status, None, outcome) for status in Status]
-    return list(dict.fromkeys(bases))
+def media_bases(layout: Layout) -> list[str]:
+    """Every top folder in which a file may lie that was put away, under whatever settings."""
+    folders = [layout.folder(name) for name in dict.fromkeys(_FOLDER_OF_STATUS.values())]
+    return folders + [os.path.join(layout.folder(_FOLDER_OF_STATUS[Status.DONE]), str(label)) for label in Label]
+
+
+def sidecar_bases(layout: Layout) -> list[str]:
+    """Every top folder in which a sidecar may lie: the settings may have changed since it was written."""
+    return [layout.results, *media_bases(layout)]
 
 
 def sidecar_names(name: str, sha256: str | None, job_id: str) -> list[str]:
