@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from dfwatch.reading import CropSpec
 
 FRAMES = 20
+_LIMIT_S = 1800.0
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -73,6 +75,9 @@ class Baseline:
         request = {"clip": str(clip), "models": {name: str(path) for name, path in models.items()}}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
+        # The child writes whole lines, so that whatever is there is a whole answer.
+        if not select.select([self._process.stdout], [], [], _LIMIT_S)[0]:
+            raise TimeoutError(f"the baseline did not judge {clip} within {_LIMIT_S:g} s")
         answer = self._process.stdout.readline()
         if not answer:
             raise RuntimeError(f"the baseline ended while it judged {clip}")
