@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 
 # Longer clips are read by the baseline once: it takes minutes, in which chance evens out.
 _ONCE_FROM_S = 60
+_COLUMNS = (
+    "clip",
+    "older: decoding",
+    "faces, MTCNN",
+    "faces, YuNet",
+    "loading",
+    "inference",
+    "dfwatch",
+    "strategy",
+    "ratio with MTCNN",
+    "with YuNet",
+    "wanted",
+)
 _NOTE = (
     "dfwatch: a warm daemon, from the complete file to its sidecar, less the quiet window. Medians of {rounds}; the "
     "older pipeline reads clips of {once} s and more once."
@@ -90,50 +103,46 @@ def _tell(
     for name in context.models:
         rows: list[list[Cell]] = []
         for contest in contests:
-            clip = contest.clip
-            before_s = median(cost.total_s(name) for cost in costs[clip])
+            clip, measured = contest.clip, costs[contest.clip]
             now_s = median(ours[clip, name])
+            totals_s = {"YuNet": median(cost.total_s(name, cost.faces_s) for cost in measured)}
+            own = [cost for cost in measured if cost.mtcnn_s is not None]
+            if own:
+                totals_s["MTCNN"] = median(cost.total_s(name, cost.mtcnn_s or 0.0) for cost in own)
             rows.append(
                 [
                     clip.label,
-                    before_s,
-                    median(cost.decoding_s for cost in costs[clip]),
-                    median(cost.faces_s for cost in costs[clip]),
-                    median(cost.loading_s[name] for cost in costs[clip]),
-                    median(cost.inference_s[name] for cost in costs[clip]),
+                    median(cost.decoding_s for cost in measured),
+                    median(cost.mtcnn_s or 0.0 for cost in own) if own else None,
+                    median(cost.faces_s for cost in measured),
+                    median(cost.loading_s[name] for cost in measured),
+                    median(cost.inference_s[name] for cost in measured),
                     now_s,
                     strategies[clip],
-                    before_s / now_s,
+                    totals_s["MTCNN"] / now_s if own else None,
+                    totals_s["YuNet"] / now_s,
                     contest.wanted,
                 ]
             )
+            # The older project searched with MTCNN; without it, a baseline that is faster than it was is to be beaten.
+            finder = "MTCNN" if own else "YuNet"
+            before_s = totals_s[finder]
             if contest.wanted is not None:
                 targets.append(
                     Target(
-                        f"{clip.label}, {name}: times faster than the older pipeline",
+                        f"{clip.label}, {name}: times faster than the older pipeline with {finder}",
                         f"≥ {contest.wanted:g}",
                         f"{before_s / now_s:.3g}",
                         before_s / now_s >= contest.wanted,
                     )
                 )
             if contest.on_curve:
-                lines.setdefault(f"older pipeline, {name}", []).append((clip.seconds, before_s))
+                lines.setdefault(f"older pipeline with {finder}, {name}", []).append((clip.seconds, before_s))
                 lines.setdefault(f"dfwatch, {name}", []).append((clip.seconds, now_s))
         tables.append(
             Table(
                 f"Seconds for one clip, {name}",
-                (
-                    "clip",
-                    "older",
-                    "decoding",
-                    "faces",
-                    "loading",
-                    "inference",
-                    "dfwatch",
-                    "strategy",
-                    "ratio",
-                    "wanted",
-                ),
+                _COLUMNS,
                 rows,
                 (_NOTE.format(rounds=context.rounds, once=_ONCE_FROM_S),),
             )
