@@ -79,7 +79,8 @@ def run(context: Context) -> Result:
         rows,
         (_NOTE,),
     )
-    plot = Plot("performance-length", "A file's cost by its length", "playing time, s", "s", lines, logarithmic=True)
+    title, x, y = "A file's cost by its length", "playing time, s", "time to the verdict, s"
+    plot = Plot("performance-length", title, x, y, lines, logarithmic=True)
     return Result([table], targets, [plot])
 
 
