@@ -12,7 +12,7 @@ import pytest
 from tests.reliability.world import World
 
 
-@pytest.mark.parametrize(("busy_threads", "files"), [(0, 1000), (4, 60)])
+@pytest.mark.parametrize(("busy_threads", "files"), [(0, 1000), (4, 20)])
 def test_many_small_files_as_fast_as_the_disk_takes_them(
     worlds: Callable[..., World], busy_threads: int, files: int
 ) -> None:
