@@ -7,8 +7,6 @@ benchmarks.bare``), so that neither its threads nor its memory stand in the way 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.child import found_by
 from dfwatch.config import FaceSettings, ModelSettings, ReaderSettings
 from dfwatch.models.bundle import load_bundle
 from dfwatch.reader import Reader
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
     from dfwatch.models.bundle import Bundle
 
-REPOSITORY = Path(__file__).parents[1]
+_MODULE = "benchmarks.bare"
 FRAMES = 20
 _CHILD_LIMIT_S = 600.0
 _SCORED = 192
@@ -82,28 +81,12 @@ def score_all(crops: NDArray[np.uint8], model: Path, folder: Path) -> dict[str, 
     """Score crops with the detector that a daemon would use, and nothing else: ``seconds`` and its ``device``."""
     path = folder / "crops.npy"
     np.save(path, crops)
-    return _child("score", str(model), str(folder), str(path))
+    return found_by(_MODULE, "score", str(model), str(folder), str(path), limit_s=_CHILD_LIMIT_S)
 
 
 def forward(model: Path, folder: Path, rounds: int) -> dict[str, Any]:
     """Crops a second of ``Detector.score`` and of bare loops; milliseconds for 20 crops in several ways."""
-    return _child("forward", str(model), str(folder), str(rounds))
-
-
-def _child(*arguments: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.bare", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        command,
-        cwd=REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=_CHILD_LIMIT_S,
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return found_by(_MODULE, "forward", str(model), str(folder), str(rounds), limit_s=_CHILD_LIMIT_S)
 
 
 # -- in the child ------------------------------------------------------------------------------------------------------

@@ -16,18 +16,19 @@ Runs as a child process that serves one request after the other: a line of JSON 
 from __future__ import annotations
 
 import json
-import os
 import select
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.child import REPOSITORY, environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 FRAMES = 20
 _LIMIT_S = 1800.0
-REPOSITORY = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +92,10 @@ class Baseline:
 def baseline() -> Iterator[Baseline]:
     """A baseline, ready; ended with the block."""
     command = [sys.executable, "-m", "benchmarks.baseline"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OPENCV_LOG_LEVEL": "ERROR"}
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdin=pipe, stdout=pipe, text=True)
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment(OPENCV_LOG_LEVEL="ERROR"), stdin=pipe, stdout=pipe, text=True
+    )
     with process:
         try:
             if process.stdout is None or process.stdout.readline() != "ready\n":

@@ -7,8 +7,6 @@ folded network in the detector's precision, channels_last; no pixels, no copies,
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -16,13 +14,13 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.child import found_by
 from benchmarks.results import Result, Skipped, Table, Target
 
 if TYPE_CHECKING:
     from benchmarks.context import Context
     from benchmarks.results import Cell
 
-_REPOSITORY = Path(__file__).parents[1]
 _CHILD_LIMIT_S = 600.0
 _WANTED = 0.8
 _BATCHES = 40
@@ -35,7 +33,9 @@ def run(context: Context) -> Result:
     targets = []
     for name, model in context.models.items():
         context.say(f"CUDA, {name}")
-        found = _child(str(model), str(context.folder), str(context.rounds))
+        found = found_by(
+            "benchmarks.cuda", str(model), str(context.folder), str(context.rounds), limit_s=_CHILD_LIMIT_S
+        )
         if "skipped" in found:
             raise Skipped(found["skipped"])
         device = found["device"]
@@ -77,20 +77,6 @@ def run(context: Context) -> Result:
         ],
         targets,
     )
-
-
-def _child(*arguments: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.cuda", *arguments],
-        cwd=_REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(_REPOSITORY)},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=_CHILD_LIMIT_S,
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 # -- in the child ------------------------------------------------------------------------------------------------------

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Self
 import psutil
 import yaml
 
+from benchmarks.child import REPOSITORY, environment
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-REPOSITORY = Path(__file__).parents[1]
 START_LIMIT_S = 120.0
 STOP_LIMIT_S = 60.0
 QUIET_S = 0.3
@@ -73,12 +74,13 @@ class Daemon:
     def start(self) -> None:
         """Start the process and wait for READY."""
         address = f"\0dfwatch-benchmark-{os.getpid()}-{time.monotonic_ns()}"
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "NOTIFY_SOCKET": "@" + address[1:]}
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices, self._log.open("ab") as log:
             notices.bind(address)
             began_s = time.monotonic()
             command = [sys.executable, "-m", *self._module, str(self._config)]
-            self._process = psutil.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+            self._process = psutil.Popen(
+                command, cwd=REPOSITORY, env=environment(NOTIFY_SOCKET="@" + address[1:]), stdout=log, stderr=log
+            )
             try:
                 self._wait_for_ready(notices, began_s + START_LIMIT_S)
             except BaseException:

@@ -7,19 +7,16 @@ away from the decoders beside it. Weights are random; the time does not depend o
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.child import found_by
 from benchmarks.results import Result, Table
 
 if TYPE_CHECKING:
     from benchmarks.context import Context
     from benchmarks.results import Cell
 
-_REPOSITORY = Path(__file__).parents[1]
 _CHILD_LIMIT_S = 1500.0
 _BATCHES = (1, 4, 8, 16, 32)
 _PASSES = 5
@@ -38,25 +35,11 @@ def run(context: Context) -> Result:
     rows: list[list[Cell]] = []
     for network, side in NETWORKS[:1] if context.quick else NETWORKS:
         context.say(f"engines: {network} at {side} px")
-        found = _child(network, str(side))
+        found = found_by("benchmarks.engines", network, str(side), limit_s=_CHILD_LIMIT_S)
         rows += [[f"{network}, {side} px", way, *costs] for way, costs in found.items()]
     columns = ("network", "way", *(f"batch {size}" for size in _BATCHES))
     notes = ("Milliseconds of all threads together are these times the number of threads; least of 5 passes.",)
     return Result([Table("Milliseconds for one crop, on all threads, undisturbed", columns, rows, notes)])
-
-
-def _child(*arguments: str) -> dict[str, list[float]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.engines", *arguments],
-        cwd=_REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(_REPOSITORY)},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=_CHILD_LIMIT_S,
-    )
-    found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 def main(network: str, side: int) -> dict[str, list[float]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from benchmarks.daemon import REPOSITORY
+from benchmarks.child import REPOSITORY, environment
 from benchmarks.results import Result, Skipped, Table, Target
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def _scan(context: Context, videos: list[Path], mode: str) -> dict[str, dict[str
     done = subprocess.run(
         command,
         cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        env=environment(),
         stdout=subprocess.PIPE,
         timeout=_SCAN_LIMIT_S,
         check=False,

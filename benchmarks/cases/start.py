@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
 from statistics import median
 from typing import TYPE_CHECKING
 
-from benchmarks.daemon import REPOSITORY, Daemon
+from benchmarks.child import REPOSITORY, environment
+from benchmarks.daemon import Daemon
 from benchmarks.results import Result, Table, Target
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def _starts(context: Context, name: str, model: Path) -> tuple[list[float], list
 
 
 def _command(arguments: list[str]) -> float:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     began_s = time.monotonic()
     command = [sys.executable, "-m", "dfwatch", *arguments]
-    subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=subprocess.DEVNULL, check=True, timeout=60)
+    subprocess.run(command, cwd=REPOSITORY, env=environment(), stdout=subprocess.DEVNULL, check=True, timeout=60)
     return time.monotonic() - began_s
