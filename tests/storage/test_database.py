@@ -107,6 +107,13 @@ def test_one_that_fails_takes_nothing_of_the_others_with_it(database: Database, 
     assert names_on_disk(tmp_path) == {"taken"} | expected
 
 
+def wait_for_two_in_line(database: Database) -> None:
+    for _ in range(1000):
+        if database._in_line == 2:
+            break
+        threading.Event().wait(0.005)
+
+
 def test_a_commit_that_fails_fails_for_all_who_were_in_it(database: Database, tmp_path: Path) -> None:
     # A deferred constraint is looked at by COMMIT alone, as a full disk may be.
     database.read("PRAGMA foreign_keys = ON")
@@ -123,10 +130,7 @@ def test_a_commit_that_fails_fails_for_all_who_were_in_it(database: Database, tm
         spoiler = pool.submit(spoil)
         assert inside.wait(10)
         other = pool.submit(add, database, "innocent")
-        for _ in range(1000):
-            if database._in_line == 2:
-                break
-            threading.Event().wait(0.005)
+        wait_for_two_in_line(database)
         joined.set()
         assert isinstance(spoiler.exception(10), sqlite3.IntegrityError)
         assert isinstance(other.exception(10), sqlite3.IntegrityError)
@@ -177,10 +181,7 @@ def test_a_thread_that_is_torn_out_of_its_commit_leaves_nobody_waiting(
         leader = pool.submit(torn_out)
         assert inside.wait(10)
         follower = pool.submit(add, database, "innocent")
-        for _ in range(1000):
-            if database._in_line == 2:
-                break
-            threading.Event().wait(0.005)
+        wait_for_two_in_line(database)
         joined.set()
         assert leader.result(10) == "torn out"
         failure = follower.exception(10)
