@@ -1,4 +1,7 @@
-"""Taking files in: the scan, who is claimed and when, what stands in the way. All of it in the service's own thread."""
+"""Taking files in: the scan, who is claimed and when, what stands in the way.
+
+Decided in the service's own thread; only what waits for the disk is done by others, for several files at once.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ _log = structlog.get_logger(__name__)
 
 _CANDIDATES_PER_SCAN: Final = 1000
 # So many files are claimed at a time.
-AT_ONCE: Final = 8
+_AT_ONCE: Final = 8
 _STORAGE_RETRY_S: Final = 2.0
 # Room is taken to be back only well above the limit, so that intake does not flap around it.
 _RESUME_FACTOR: Final = 1.1
@@ -73,7 +76,7 @@ class Admission:
         self._candidates: deque[Candidate] = deque()
         self._claimed: list[Job] = []
         # They wait for the disk, which serves all who wait at once.
-        self._hands = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="claim")
+        self._hands = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="claim")
         self._kept = journal.kept()
         self._obstacles = Obstacles()
         self._storage_trouble = ""
@@ -165,7 +168,7 @@ class Admission:
     def _claim_ready(self, stopping: Callable[[], bool]) -> None:
         self._enter_claimed()
         while self._candidates and not stopping() and (room := self._pipeline.room) > 0:
-            count = min(room, len(self._candidates), AT_ONCE)
+            count = min(room, len(self._candidates), _AT_ONCE)
             batch = [self._candidates.popleft() for _ in range(count)]
             # Ids are given here, so that jobs stand in the order of their files however the disk serves them.
             attempts = [

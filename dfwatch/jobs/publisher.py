@@ -54,9 +54,7 @@ class Publisher:
         self._recipients = recipients
 
     def published_before(self, ticket: Ticket) -> bool:
-        """Whether an earlier run wrote this job's sidecar and died before it put the file away."""
-        if not ticket.job.recovered:
-            return False
+        """Whether an earlier run wrote this job's sidecar and died before it put the file away; for recovered jobs."""
         for base in sidecar_bases(self._layout):
             found = sidecar.find(sidecar.Place(base, ticket.job.dropped, ticket.sha256, ticket.job.id))
             if found is not None:
