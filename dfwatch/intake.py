@@ -24,6 +24,7 @@ from dfwatch.storage.stamps import new_job_id, utc_now
 
 if TYPE_CHECKING:
     from dfwatch.journal import JobRow, Journal
+    from dfwatch.storage.digest import Digest
     from dfwatch.storage.layout import Layout
 
 # What tells of the machine and not of the one file.
@@ -47,6 +48,7 @@ class Job:
         alone: Whether it must run with no other job beside it.
         recovered: Whether an earlier run claimed it.
         size_bytes: Its size when it was claimed; None where it was not looked at.
+        digest: Begun before the claim; of this file only if the fingerprints agree.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Job:
     alone: bool = False
     recovered: bool = False
     size_bytes: int | None = None
+    digest: Digest | None = field(default=None, compare=False, repr=False)
 
     @property
     def source(self) -> str:

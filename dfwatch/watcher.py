@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
+from dfwatch.inbox.ahead import DigestsAhead
 from dfwatch.inbox.beneath import parent_folder
-from dfwatch.inbox.completeness import Tracker
+from dfwatch.inbox.completeness import Tracker, Writer
 from dfwatch.inbox.empty_folders import EmptyFolders
 from dfwatch.inbox.filesystems import Mount, mount_of
 from dfwatch.inbox.hints import ObserverLike, native_observer
@@ -106,6 +107,7 @@ class Watcher:
         self._rules = NameRules(settings)
         self._tracker = Tracker(settings)
         self._inspector = Inspector()
+        self._digests = DigestsAhead(self._inspector.leases.writer, self._tracker.get)
         self._listener = Listener(self._on_event, observer_factory)
         self._health = WatchHealth()
         self._mount: tuple[Identity, Mount] | None = None
@@ -129,8 +131,9 @@ class Watcher:
             os.close(inbox_fd)
 
     def stop(self) -> None:
-        """Stop listening."""
+        """Stop listening, and reading ahead."""
         self._listener.stop()
+        self._digests.stop()
 
     def update(self, settings: WatchSettings) -> None:
         """Take new settings; they hold from the next scan on (``events`` and ``recursive`` after a restart)."""
@@ -147,6 +150,7 @@ class Watcher:
     def forget(self, name: str) -> None:
         """Drop what is known of an entry that was claimed or has changed; it starts anew if it is there."""
         self._tracker.forget(name)
+        self._digests.forget(name)
         self._be_brisk(self._clock.monotonic(), 0.0)
 
     def health(self) -> WatchHealth:
@@ -188,15 +192,11 @@ class Watcher:
             self._tend(identity, mount)
             snapshot = take_snapshot(inbox_fd, self._rules, recursive=self._settings.recursive)
             observation = self._tracker.observe(snapshot.entries, began_s, markers=snapshot.markers)
+            ask_for_lease = self._asks_for_leases(mount)
             result = self._judge(
-                inbox_fd,
-                observation,
-                snapshot,
-                began_s,
-                ask_for_lease=self._asks_for_leases(mount),
-                known=known,
-                limit=limit,
+                inbox_fd, observation, snapshot, began_s, ask_for_lease=ask_for_lease, known=known, limit=limit
             )
+            self._digests.tend(inbox_fd, observation.resting if ask_for_lease else (), began_s)
             self._empty_folders.sweep(
                 inbox_fd, snapshot.empty_folders, began_s, age_s=self._settings.remove_empty_folders_s
             )
@@ -265,7 +265,9 @@ class Watcher:
             )
             evidence = None if inspection is None else self._tracker.decide(tracked, inspection, now_s)
             if evidence is not None:
-                ready.append(replace(candidate, evidence=evidence, ready_since_s=tracked.ready_since_s))
+                nobody_writes = inspection is not None and inspection.writer is Writer.NONE
+                digest = self._digests.of(tracked.name, tracked.fingerprint) if nobody_writes else None
+                ready.append(replace(candidate, evidence=evidence, ready_since_s=tracked.ready_since_s, digest=digest))
                 continue
             busy += tracked.writer_present
             oldest_s = min(oldest_s, tracked.first_seen_s)

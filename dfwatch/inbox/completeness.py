@@ -163,6 +163,7 @@ class Observation:
         settled: Entries whose window is over, the one that has waited longest first.
         settling: Number of entries that are not settled.
         unmarked: How many of those lack only their marker file.
+        resting: The entries whose window runs.
         next_due_s: Monotonic time at which the next window ends if nothing changes; None when none is running.
         oldest_settling_s: Monotonic time since which the oldest unsettled entry is known; None when there is none.
         changed: Whether any entry appeared, changed or went since the snapshot before.
@@ -171,6 +172,7 @@ class Observation:
     settled: list[Tracked]
     settling: int
     unmarked: int
+    resting: list[Tracked]
     next_due_s: float | None
     oldest_settling_s: float | None
     changed: bool
@@ -190,6 +192,10 @@ class Tracker:
         """Take new settings; they hold for the windows that are running, too."""
         self._settings = settings
 
+    def get(self, name: str) -> Tracked | None:
+        """What is known of an entry; None where the last snapshot did not show it."""
+        return self._tracked.get(name)
+
     def forget(self, name: str) -> None:
         """Start over with an entry, as if the next snapshot were the first to show it."""
         self._tracked.pop(name, None)
@@ -207,6 +213,7 @@ class Tracker:
         before = self._tracked
         after: dict[str, Tracked] = {}
         settled: list[Tracked] = []
+        resting: list[Tracked] = []
         settling = unmarked = 0
         next_due_s = oldest_s = float("inf")
         changed = False
@@ -232,6 +239,7 @@ class Tracker:
             if waits_for_marker:
                 unmarked += 1
             else:
+                resting.append(tracked)
                 next_due_s = min(next_due_s, tracked.ready_since_s)
         changed = changed or len(after) < len(before) or any(name not in after for name in before)
         self._tracked = after
@@ -240,6 +248,7 @@ class Tracker:
             settled,
             settling,
             unmarked,
+            resting,
             None if next_due_s == float("inf") else next_due_s,
             None if oldest_s == float("inf") else oldest_s,
             changed,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dfwatch.inbox.completeness import Fingerprint, Kind
+    from dfwatch.storage.digest import Digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,7 @@ class Candidate:
         evidence: Why it counts as complete, for the sidecar.
         ready_since_s: Monotonic time at which its quiet window ended.
         first_seen_wall_time: When it was first seen, in seconds since 1970.
+        digest: Of the bytes that the fingerprint speaks of, where it was begun before the file was ready.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Candidate:
     evidence: tuple[str, ...]
     ready_since_s: float
     first_seen_wall_time: float
+    digest: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -194,7 +195,7 @@ class Admission:
         self._obstacles.overcome(candidate.name)
         self._watcher.forget(candidate.name)
         if job is not None:
-            self._claimed.append(job)
+            self._claimed.append(replace(job, digest=candidate.digest))
             self._remove_marker(candidate.name)
         return None
 

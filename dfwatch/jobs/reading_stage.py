@@ -1,6 +1,7 @@
 """The first stage: raise the attempt counter, open the file, have a reader child read it.
 
-The file's digest is begun here and computed beside the reading; the last stage waits for it.
+The file's digest is begun here, unless the watcher began it, and computed beside the reading; the last stage waits for
+it.
 """
 
 from __future__ import annotations
@@ -119,7 +120,9 @@ class ReadingStage:
         if not self._line.stands_still(ticket, ticket.fingerprint, settings.watch.quiet_s, stage):
             return False
         check_admissible(job.dropped, ticket.fingerprint.size_bytes, settings)
-        ticket.digest = Digest(ticket.fd)
+        begun = job.digest
+        of_this = begun is not None and begun.sound and begun.fingerprint.same_bytes(ticket.fingerprint, renamed=True)
+        ticket.digest = begun if of_this else Digest(ticket.fd)
         return True
 
     def _needs_no_reading(self, ticket: Ticket, settings: Settings, stage: str) -> bool:

@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from dfwatch.inbox.completeness import Fingerprint
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -45,6 +47,7 @@ class Digest:
         OSError: The descriptor cannot be duplicated.
 
     Attributes:
+        fingerprint: What the file looked like before its first byte was read.
         spent_ms: How long it took, once it is there.
     """
 
@@ -55,8 +58,9 @@ class Digest:
         self._value = ""
         self._error: OSError | None = None
         self._thread: threading.Thread | None = None
+        self.fingerprint = Fingerprint.from_stat(os.fstat(fd))
         own_fd = os.dup(fd)
-        if os.fstat(own_fd).st_size <= _AT_ONCE_BYTES:
+        if self.fingerprint.size_bytes <= _AT_ONCE_BYTES:
             self._compute(own_fd)
             return
         # Daemonic, so that a dead disk cannot keep the process from ending.
@@ -80,8 +84,13 @@ class Digest:
         return self._value
 
     def give_up(self) -> None:
-        """Stop soon; ``result`` is not to be asked for."""
+        """Stop soon; ``result`` is not to be asked for unless the digest is ``sound`` all the same."""
         self._given_up = True
+
+    @property
+    def sound(self) -> bool:
+        """Whether ``result`` may be asked for: it did not fail, and was not given up before its end."""
+        return self._error is None and (bool(self._value) or not self._given_up)
 
     def _compute(self, fd: int) -> None:
         began_s = time.monotonic()

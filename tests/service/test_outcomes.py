@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from collections.abc import Callable
@@ -65,6 +66,30 @@ def test_same_name_twice_gets_two_sidecars_and_two_files(daemon: Daemon) -> None
 
     daemon.drop("clip.mp4", "real")
     assert len(daemon.settle(3)) == 3
+
+
+def test_a_large_file_is_hashed_once_and_while_it_waits_to_be_claimed(daemons: Make) -> None:
+    size = 300 * 1024 * 1024
+    daemon = daemons({"watch": {"quiet_s": 4.0}}).start()
+    assert daemon.process is not None
+    counters = Path(f"/proc/{daemon.process.pid}/io")
+
+    def bytes_read() -> int:
+        return int(counters.read_text().split()[1])
+
+    before = bytes_read()
+    whole = daemon.folder / "being-sent"
+    whole.write_text("fake \n")
+    os.truncate(whole, size)
+    with whole.open("rb") as stream:
+        expected = hashlib.file_digest(stream, "sha256").hexdigest()
+    whole.rename(daemon.inbox / "clip.mp4")
+    wait_for(lambda: bytes_read() > before + size, "the file was read to its end")
+    assert (daemon.inbox / "clip.mp4").exists()
+    document = daemon.sidecar("clip.mp4")
+    assert document["subject"]["sha256"] == expected
+    assert document["verdict"] == "FAKE"
+    assert bytes_read() < before + 1.5 * size
 
 
 def test_subfolders_are_kept_in_the_outcomes_path(daemon: Daemon) -> None:
