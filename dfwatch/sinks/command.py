@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from contextlib import suppress
 from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from dfwatch.sinks import Message
 
 _TOLD_BYTES: Final = 400
+# What a program says beyond this is thrown away while it runs, all but what it says next.
+_MOST_KEPT_BYTES: Final = 1024 * 1024
+_LOOK_S: Final = 0.1
 # sysexits.h: the data were wrong, and will be so the next time.
 _EX_DATAERR: Final = 65
 # What a program needs to find its way; the service's other variables may hold secrets.
@@ -71,7 +75,7 @@ class CommandSink(Sink):
             if status == 0:
                 return
             told.seek(max(0, told.seek(0, os.SEEK_END) - _TOLD_BYTES))
-            said = told.read(_TOLD_BYTES).decode("utf-8", "replace").strip()
+            said = told.read(_TOLD_BYTES).replace(b"\0", b"").decode("utf-8", "replace").strip()
         how = f"exit status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
         raise self._error(f"{how}: {said}" if said else how, retryable=status != _EX_DATAERR)
 
@@ -95,13 +99,17 @@ class CommandSink(Sink):
             )
         except (OSError, ValueError) as exc:
             raise self._error(exc) from exc
-        try:
-            return process.wait(self._timeout_s)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise self._error(f"it did not end within {self._timeout_s:g} s and was killed") from None
+        deadline_s = time.monotonic() + self._timeout_s
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(min(_LOOK_S, left_s))
+            # The program goes on writing where it was: the file is as long as before, but takes up only what is new.
+            if os.fstat(told).st_blocks * 512 > _MOST_KEPT_BYTES:
+                os.ftruncate(told, 0)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        raise self._error(f"it did not end within {self._timeout_s:g} s and was killed")
 
     def _error(self, cause: object, *, retryable: bool = True) -> SinkError:
         return SinkError("running", self._command[0], cause, retryable=retryable)

@@ -22,6 +22,7 @@ from dfwatch.document import encode
 from dfwatch.errors import SinkError, SinkGoneError
 from dfwatch.sinks import Message, Sink
 from dfwatch.sinks.extras import require
+from dfwatch.sinks.hanging_up import HangingUp
 from dfwatch.sinks.samples import TEST_KEY, sample
 from dfwatch.sinks.secret import FORMS, complaint, read_secret
 from dfwatch.sinks.signing import parse_keys, signature_headers
@@ -102,6 +103,7 @@ class WebhookSink(Sink):
             raise SinkError("reading the certificates", settings.ca_file, exc, retryable=False) from exc
         self._keys()
         self._pools: dict[tuple[str, str, int, str], Any] = {}
+        self._hanging_up = HangingUp()
 
     def deliver(self, message: Message) -> None:
         """See ``Sink``."""
@@ -153,6 +155,10 @@ class WebhookSink(Sink):
 
     def _post(self, request: _Request) -> int:
         deadline_s = time.monotonic() + self._settings.timeout_s
+        with self._hanging_up.at(deadline_s):
+            return self._exchange(request, deadline_s)
+
+    def _exchange(self, request: _Request, deadline_s: float) -> int:
         url = self._settings.url
         addresses: tuple[str, ...] = ("",)
         for _ in range(_MOST_REDIRECTS + 1):
@@ -176,7 +182,7 @@ class WebhookSink(Sink):
             headers |= request.authorization
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         try:
-            return self._pool(parts.scheme, host, parts.port, address).urlopen(
+            response = self._pool(parts.scheme, host, parts.port, address).urlopen(
                 "POST",
                 target,
                 body=request.body,
@@ -187,14 +193,19 @@ class WebhookSink(Sink):
                 timeout=self._urllib3.Timeout(total=max(0.1, deadline_s - time.monotonic())),
             )
         except self._urllib3.exceptions.HTTPError as exc:
-            raise self._error(_reason(exc)) from exc
+            raise self._too_late() if time.monotonic() >= deadline_s else self._error(_reason(exc)) from exc
+        if time.monotonic() >= deadline_s:
+            # The rest of its headers was cut off; half an answer is none.
+            response.close()
+            raise self._too_late()
+        return response
 
     def _pool(self, scheme: str, host: str, port: int | None, address: str) -> Any:  # noqa: ANN401 - urllib3's
         port = port or (443 if scheme == "https" else 80)
         key = (scheme, host, port, address)
         if key not in self._pools:
             if scheme == "https":
-                self._pools[key] = self._urllib3.HTTPSConnectionPool(
+                pool = self._urllib3.HTTPSConnectionPool(
                     address or host,
                     port,
                     ssl_context=self._tls,
@@ -202,7 +213,8 @@ class WebhookSink(Sink):
                     assert_hostname=host,
                 )
             else:
-                self._pools[key] = self._urllib3.HTTPConnectionPool(address or host, port)
+                pool = self._urllib3.HTTPConnectionPool(address or host, port)
+            self._pools[key] = self._hanging_up.over(pool)
         return self._pools[key]
 
     def _admitted(self, origin: str, target: str) -> tuple[str, ...]:
@@ -253,6 +265,9 @@ class WebhookSink(Sink):
         raise self._error(
             cause, retryable=status not in _NEVER, retry_after_s=retry_after_s(response.headers.get("retry-after"))
         )
+
+    def _too_late(self) -> SinkError:
+        return self._error(f"it did not answer within {self._settings.timeout_s:g} s")
 
     def _error(
         self, cause: str, *, hint: str = "", retryable: bool = True, retry_after_s: float | None = None

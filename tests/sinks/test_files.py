@@ -275,6 +275,23 @@ def test_there_is_no_shell(tmp_path: Path) -> None:
     assert not (tmp_path / "owned").exists()
 
 
+def test_program_that_never_stops_talking_fills_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    truncate = os.ftruncate
+    monkeypatch.setattr(
+        os, "ftruncate", lambda fd, size: (kept.append(os.fstat(fd).st_blocks * 512), truncate(fd, size))
+    )
+    # Three megabytes at a time, as often as it is looked at.
+    talk = (
+        "for i in 1 2 3 4 5; do head -c 3000000 /dev/zero | tr '\\0' x >&2; sleep 0.25; done; echo the end >&2; exit 1"
+    )
+    with pytest.raises(SinkError, match=r"the end$") as caught:
+        command(tmp_path, talk).deliver(message(1))
+    assert len(str(caught.value)) < 1000
+    assert len(kept) >= 2
+    assert max(kept) < 12_000_000
+
+
 def test_program_that_reads_nothing_and_says_much(tmp_path: Path) -> None:
     with pytest.raises(SinkError) as caught:
         command(tmp_path, "head -c 3000000 /dev/zero | tr '\\0' x >&2; exit 1").deliver(message(1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -285,6 +286,33 @@ def test_slow_server_is_given_up(hook: Hook) -> None:
         sink.deliver(message(1))
     assert time.monotonic() - began_s < 1.5
     sink.close()
+
+
+@pytest.mark.parametrize("encrypted", [True, False], ids=["handshake", "headers"])
+def test_server_that_sends_a_byte_now_and_then_is_given_up(hook: Hook, encrypted: bool) -> None:
+    """Each wait for it is short; all of them together must not be longer than the limit."""
+    stopping = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        line, _ = listener.accept()
+        with line, suppress(OSError):
+            # The begin of a TLS record of 16 KiB, or of a header.
+            line.sendall(b"\x16\x03\x03\x40\x00" if encrypted else b"HTTP/1.1 200 OK\r\nx-long: ")
+            while not stopping.wait(0.05):
+                line.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        url = f"http{'s' if encrypted else ''}://localhost:{listener.getsockname()[1]}/"
+        sink = WebhookSink(with_values(hook.settings, timeout_s=0.5, url=url, allow_http=True))  # type: ignore[arg-type]
+        began_s = time.monotonic()
+        with pytest.raises(SinkError, match=r"it did not answer within 0\.5 s"):
+            sink.deliver(message(1))
+        assert time.monotonic() - began_s < 5.0
+        stopping.set()
+        thread.join()
+        sink.close()
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 0.05])
