@@ -17,6 +17,7 @@ from dfwatch.detector import Detector
 from dfwatch.errors import TrainingError
 from dfwatch.models.bundle import load_bundle
 from dfwatch.training import layouts, robustness
+from dfwatch.training.allocation import keep_freed_memory
 from dfwatch.training.batches import open_pools
 from dfwatch.training.calibration import choose_thresholds, fit_calibration
 from dfwatch.training.cli import INCOMPLETE
@@ -104,6 +105,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         stop_at=arguments.began_at + 60 * arguments.max_minutes if arguments.max_minutes else None,
         parts_folder=arguments.parts,
     )
+    if options.device == "cpu":
+        keep_freed_memory()
     trainer = open_trainer(arguments.data, recipe, options, excluded)
     _say(f"{recipe.id}: step {trainer.progress.step} of {recipe.total_steps} on {options.device}")
 
