@@ -183,6 +183,7 @@ class Watcher:
         except OSError as error:
             # What cannot be seen may change unseen: every window starts anew when the inbox is back.
             observation = self._tracker.observe({}, began_s)
+            self._digests.stop()
             self._tend(None, Mount())
             result = ScanResult(problem=f"cannot open {self._inbox}: {error.strerror}")
             return self._conclude(result, {".": result.problem}, began_s, changed=observation.changed)
