@@ -127,7 +127,7 @@ class _Stage:
     def __init__(self, shape: tuple[int, int, int, int], *, pinned: bool) -> None:
         self.buffer = torch.zeros(shape, dtype=torch.uint8, pin_memory=pinned)
         self.pixels = self.buffer.numpy()
-        self.copied = torch.Event(device="cuda") if pinned else None
+        self.copied = torch.cuda.Event() if pinned else None  # type: ignore[no-untyped-call]
 
     def send(self, chunk: NDArray[np.uint8], device: torch.device) -> Tensor:
         if self.copied is not None:
@@ -138,7 +138,8 @@ class _Stage:
             return self.buffer
         sent = self.buffer.to(device, non_blocking=self.copied is not None)
         if self.copied is not None:
-            self.copied.record()
+            # Of this device: an event's own default is the stream of whichever device is the current one.
+            self.copied.record(torch.cuda.current_stream(device))
         return sent
 
 
