@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.stats import beta
 from sklearn.linear_model import LogisticRegression
 
 from dfwatch.errors import TrainingError
 from dfwatch.models.bundle import Calibration, Thresholds
+from dfwatch.training.metrics import upper_bound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,7 +117,7 @@ def _allowed_alarms(count: int, rate: float, confidence: float) -> int:
     """Return the largest k of ``count`` whose upper bound is at most ``rate``; -1: not even none of them."""
     best = -1
     for alarms in range(count):
-        if float(beta.ppf(confidence, alarms + 1, count - alarms)) > rate:
+        if upper_bound(alarms, count, confidence) > rate:
             break
         best = alarms
     return best

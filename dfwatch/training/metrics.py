@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.stats import beta
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score, roc_curve
 
 if TYPE_CHECKING:
@@ -67,6 +68,17 @@ def hits_at_false_alarms(labels: Labels, scores: Scores, rate: float = 0.01) -> 
         return float("nan")
     false_alarms, hits, _ = roc_curve(labels, scores, drop_intermediate=False)
     return float(hits[false_alarms <= rate].max())
+
+
+def upper_bound(count: int, total: int, confidence: float) -> float:
+    """One-sided upper bound of a share of which ``count`` of ``total`` were seen (Clopper and Pearson, 1934)."""
+    return float(beta.ppf(confidence, count + 1, total - count)) if count < total else 1.0
+
+
+def right_among_flagged(hits: float, false_alarms: float, fake_share: float) -> float:
+    """Share of fakes among what is called FAKE, where ``fake_share`` of all videos are fake (Bayes). NaN: none is."""
+    flagged = hits * fake_share + false_alarms * (1 - fake_share)
+    return hits * fake_share / flagged if flagged > 0 else float("nan")
 
 
 def brier(labels: Labels, probabilities: Scores) -> float:

@@ -151,6 +151,7 @@ def _tables(evaluation: Evaluation) -> list[tuple[str, Table]]:
     tables: list[tuple[str, Table]] = [("Figures", (head, rows))]
     confusion = [[truth, *(str(evaluation.confusion[truth][v]) for v in VERDICTS)] for truth in ("REAL", "FAKE")]
     tables.append(("Verdicts at the shipped thresholds", (["truth", *VERDICTS], confusion)))
+    tables.append(("What other FAKE thresholds would do", _threshold_table(evaluation)))
     for title, summaries in (("Per source", evaluation.sources), ("Per manipulation", evaluation.manipulations)):
         if summaries:
             tables.append((title, _summary_table(summaries)))
@@ -163,6 +164,26 @@ def _summary_table(summaries: Sequence[Summary]) -> Table:
     names = list(summaries[0].figures)
     rows = [[s.title, str(s.reals), str(s.fakes), *(str(s.figures[name]) for name in names)] for s in summaries]
     return ["set", "reals", "fakes", *names], rows
+
+
+def _threshold_table(evaluation: Evaluation) -> Table:
+    shipped = evaluation.bundle.thresholds.fake
+
+    def at_least(share: float) -> str:
+        return "–" if math.isnan(share) else f"{100 * share:.0f} %"
+
+    rows = [
+        [
+            f"{point.fake:.4g}" + (" (shipped)" if math.isclose(point.fake, shipped, abs_tol=1e-4) else ""),
+            str(point.false_alarms),
+            str(point.hits),
+            at_least(point.right_if_even),
+            at_least(point.right_if_rare),
+        ]
+        for point in evaluation.operating_points
+    ]
+    head = ["FAKE from", "reals called FAKE", "fakes called FAKE"]
+    return [*head, "FAKE is right, at least: if half are fake", "if one in 100 is"], rows
 
 
 def _worst(evaluation: Evaluation) -> list[tuple[str, list[Judged]]]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dfwatch.models.bundle import Bundle
     from dfwatch.training.judging import Judged
 
+OTHER_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+RARE_SHARE = 0.01
 VERDICTS = ("FAKE", "INCONCLUSIVE", "REAL", "NO_FACE", "FAILED")
 
 
@@ -43,6 +45,26 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """What a FAKE threshold would do.
+
+    Attributes:
+        fake: The threshold.
+        false_alarms: Share of reals called FAKE.
+        hits: Share of fakes called FAKE.
+        right_if_even: Share of right ones among the FAKE verdicts, at least, if half of all videos are fake.
+        right_if_rare: The same if one in a hundred is. Both take the share of fakes found as it was measured and the
+            false alarms at the upper bound of a one-sided 95 % interval: that none was seen does not mean none.
+    """
+
+    fake: float
+    false_alarms: Interval
+    hits: Interval
+    right_if_even: float
+    right_if_rare: float
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """Everything a report shows.
 
@@ -55,6 +77,7 @@ class Evaluation:
         sources: One summary for each source.
         manipulations: One for each kind of fake, against all reals of the same source.
         confusion: Truth (REAL, FAKE) to verdict to count.
+        operating_points: What the shipped FAKE threshold and others would do, the lowest first.
         robustness: Name of a change to summary of the same items after it.
         trained_on: Groups among them that the model was trained on; anything but 0 is a warning.
     """
@@ -67,6 +90,7 @@ class Evaluation:
     sources: list[Summary]
     manipulations: list[Summary]
     confusion: dict[str, dict[str, int]]
+    operating_points: list[OperatingPoint] = field(default_factory=list)
     robustness: dict[str, Summary] = field(default_factory=dict)
     trained_on: int = 0
 
@@ -104,6 +128,17 @@ def summarise(title: str, judged: Sequence[Judged], cut: Cut, *, full: bool = Tr
     )
 
 
+def operating_point(judged: Sequence[Judged], fake: float, *, rounds: int = 500) -> OperatingPoint:
+    """Compute what a FAKE threshold would do to the items that have a score."""
+    labels, p_fake, groups = arrays([item for item in judged if not np.isnan(item.p_fake)])
+    cut = Cut(0.0, fake)
+    alarms, hits = (bootstrap(metric, labels, p_fake, groups, rounds=rounds) for metric in (cut.false_alarms, cut.hits))
+    reals = p_fake[labels == 0]
+    most = metrics.upper_bound(int((reals >= fake).sum()), len(reals), 0.95)
+    even, rare = (metrics.right_among_flagged(hits.value, most, share) for share in (0.5, RARE_SHARE))
+    return OperatingPoint(fake, alarms, hits, even, rare)
+
+
 def evaluate(bundle: Bundle, data: str, judged: list[Judged], *, trained_on: int = 0, rounds: int = 500) -> Evaluation:
     """Summarise judged items overall, per source and per manipulation."""
     import dataclasses  # noqa: PLC0415
@@ -136,5 +171,9 @@ def evaluate(bundle: Bundle, data: str, judged: list[Judged], *, trained_on: int
             for source, kind in kinds
         ],
         confusion=confusion,
+        operating_points=[
+            operating_point(judged, fake, rounds=rounds)
+            for fake in sorted({*OTHER_THRESHOLDS, round(bundle.thresholds.fake, 4)})
+        ],
         trained_on=trained_on,
     )

@@ -202,6 +202,23 @@ def test_videos_without_a_face_are_reported_both_ways(trained: tuple[Path, Path]
     assert as_json(found)["sources"]["one"]["reals"] == 10
 
 
+def test_the_report_says_what_other_thresholds_would_do(trained: tuple[Path, Path]) -> None:
+    bundle = load_bundle(trained[0])
+    found = evaluate(bundle, "made", some_judged(bundle), rounds=20)
+    alarms = [point.false_alarms.value for point in found.operating_points]
+    hits = [point.hits.value for point in found.operating_points]
+    assert alarms == sorted(alarms, reverse=True)
+    assert hits == sorted(hits, reverse=True)
+    assert bundle.thresholds.fake in {point.fake for point in found.operating_points}
+    none_seen = next(point for point in found.operating_points if point.false_alarms.value == 0 < point.hits.value)
+    # Twenty reals without a false alarm: up to 14 in 100 may be called FAKE all the same.
+    assert none_seen.right_if_even == pytest.approx(none_seen.hits.value / (none_seen.hits.value + 0.1391), abs=1e-3)
+    assert none_seen.right_if_rare < 0.1
+    text = markdown(found)
+    assert "## What other FAKE thresholds would do" in text
+    assert text.count("(shipped)") == 1
+
+
 def test_the_page_is_whole_and_needs_nothing_else(trained: tuple[Path, Path], tmp_path: Path) -> None:
     bundle = load_bundle(trained[0])
     log = [json.loads(line) for line in (trained[1] / LOG_NAME).read_text().splitlines()]

@@ -29,6 +29,16 @@ def test_figures_of_eight_videos_worked_out_by_hand() -> None:
     )
 
 
+def test_how_often_a_fake_verdict_is_right_depends_on_how_many_fakes_there_are() -> None:
+    # Of 200 videos, half of them fake: 80 hits and 1 false alarm. Of 10,000 with 100 fakes: 80 and 99.
+    assert metrics.right_among_flagged(0.8, 0.01, 0.5) == pytest.approx(80 / 81)
+    assert metrics.right_among_flagged(0.8, 0.01, 0.01) == pytest.approx(80 / 179)
+    assert math.isnan(metrics.right_among_flagged(0.0, 0.0, 0.5))
+    # "Rule of three": none among 300 does not say much against 1 in 100.
+    assert metrics.upper_bound(0, 300, 0.95) == pytest.approx(3 / 300, rel=0.01)
+    assert metrics.upper_bound(7, 7, 0.95) == 1.0
+
+
 def test_ties_count_half_and_one_label_alone_has_no_figure() -> None:
     assert metrics.auc(np.array([0, 1]), np.array([0.5, 0.5])) == 0.5
     assert math.isnan(metrics.auc(np.array([1, 1]), np.array([0.5, 0.6])))
