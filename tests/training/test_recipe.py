@@ -84,13 +84,20 @@ def test_the_digest_follows_every_setting(tmp_path: Path) -> None:
     assert load_recipe(write(tmp_path, SMALL + "augment: {jpeg_share: 0.5}\n")).digest() != one
 
 
-def test_the_digest_of_the_shipped_weights_recipe_stays() -> None:
+@pytest.mark.parametrize(
+    ("bundle", "recipe"),
+    [
+        ("efficientnet_lite0_dfdc", "efficientnet_lite0.yaml"),
+        ("efficientnet_lite2_dfdc", "efficientnet_lite2_cpu.yaml"),
+    ],
+)
+def test_the_digest_of_the_shipped_weights_recipe_stays(bundle: str, recipe: str) -> None:
     # It is written in the shipped bundle: whoever changes what it hashes breaks the trace from weights to recipe.
     from dfwatch.models.bundle import load_bundle
 
     root = RECIPES[0].parents[1]
-    trained = load_bundle(root / "model" / "efficientnet_lite0_dfdc").metrics["training"]
-    assert trained["recipe_digest"] == load_recipe(str(root / "recipes" / "efficientnet_lite0.yaml")).digest()
+    trained = load_bundle(root / "model" / bundle).metrics["training"]
+    assert trained["recipe_digest"] == load_recipe(str(root / "recipes" / recipe)).digest()
 
 
 def test_the_digest_does_not_follow_the_teachers_path(tmp_path: Path) -> None:
