@@ -2,11 +2,12 @@
 
     python tools/public_data.py dfdc    DeepFake-Detection   dfdc.csv       # faces_224/*.jpg and metadata.csv
     python tools/public_data.py utkface UTKFace              utkface.csv    # any tree of .jpg files
-    python tools/public_data.py lfw     lfw-deepfunneled     lfw.csv        # a folder for each person
     python tools/public_data.py udacity P1_Facial_Keypoints  udacity.csv    # frames of YouTube videos, NAME_12.jpg
+    python tools/public_data.py lfw     lfw-deepfunneled     lfw.csv --leave-out udacity.csv   # one folder a person
 
 Paths in the CSV are relative to it. Groups (what must not cross a split) are: in DFDC the name of the source video with
-its `.mp4`, for a fake and for the source itself; in LFW and the frames the person; in UTKFace the picture.
+its `.mp4`, for a fake and for the source itself; in LFW and the frames the person; in UTKFace the picture. All people
+of the frames are in LFW too, under the same names: `--leave-out` leaves them to the set that is held out.
 """
 
 from __future__ import annotations
@@ -66,20 +67,29 @@ def udacity(root: Path) -> Iterator[Row]:
 SETS: dict[str, Callable[[Path], Iterator[Row]]] = {"dfdc": dfdc, "utkface": utkface, "lfw": lfw, "udacity": udacity}
 
 
+def _groups(table: Path) -> frozenset[str]:
+    with table.open(newline="", encoding="utf-8") as stream:
+        return frozenset(row["group"] for row in csv.DictReader(stream))
+
+
 def main(arguments: list[str]) -> int:
     """Write the table; it appears under its name only when it is whole."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", choices=sorted(SETS))
     parser.add_argument("folder", type=Path)
     parser.add_argument("table", type=Path)
+    parser.add_argument("--leave-out", type=Path, metavar="TABLE", help="without the groups of this earlier table")
     told = parser.parse_args(arguments)
     part = told.table.with_name(f"{told.table.name}.part")
     base = told.table.resolve().parent
+    left_out = _groups(told.leave_out) if told.leave_out else frozenset()
     with part.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(COLUMNS)
         count = 0
         for picture, *rest in SETS[told.set](told.folder):
+            if rest[1] in left_out:
+                continue
             writer.writerow([os.path.relpath(picture.resolve(), base), *rest])
             count += 1
     if not count:

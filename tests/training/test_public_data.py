@@ -45,6 +45,15 @@ def test_a_dfdc_fake_without_a_source_is_not_guessed_at(tmp_path: Path) -> None:
     assert not (tmp_path / "dfdc.csv").exists()
 
 
+def test_people_of_a_held_out_set_can_be_left_out(tmp_path: Path) -> None:
+    touch(tmp_path / "frames", "training/Al_Gore_10.jpg")
+    touch(tmp_path / "lfw", "Al_Gore/Al_Gore_0001.jpg", "Bo_Li/Bo_Li_0001.jpg")
+    frames = str(tmp_path / "udacity.csv")
+    assert public_data.main(["udacity", str(tmp_path / "frames"), frames]) == 0
+    assert public_data.main(["lfw", str(tmp_path / "lfw"), str(tmp_path / "lfw.csv"), "--leave-out", frames]) == 0
+    assert {source.group for source in layouts.scan("csv", str(tmp_path / "lfw.csv"))} == {"Bo_Li"}
+
+
 @pytest.mark.parametrize(
     ("name", "files", "groups"),
     [
