@@ -40,8 +40,9 @@ def test_the_report_of_an_evaluation(browser: Browser, tmp_path: Path, evaluatio
     look.is_sound(width_px)
     assert look.title == "Evaluation of test-model 1"
     assert look.headings == [
-        "Evaluation of test-model 1", "Figures", "Verdicts at the shipped thresholds", "Per source", "Per manipulation",
-        "Robustness", "Reals with the highest scores", "Fakes with the lowest scores",
+        "Evaluation of test-model 1", "Figures", "Verdicts at the shipped thresholds",
+        "What other FAKE thresholds would do", "Per source", "Per manipulation", "Robustness",
+        "Reals with the highest scores", "Fakes with the lowest scores",
     ]  # fmt: skip
     assert len(look.drawings) == 5
     assert min(look.drawings) > 0.75 * min(width_px, 400)
