@@ -47,8 +47,8 @@ class Job:
         evidence: Why it was held to be complete.
         alone: Whether it must run with no other job beside it.
         recovered: Whether an earlier run claimed it.
-        size_bytes: Its size when it was claimed; None where it was not looked at.
-        digest: Begun before the claim; of this file only if the fingerprints agree.
+        claimed: What it looked like once it was claimed; None where it was not looked at.
+        digest: Begun before the claim; see ``digest_of``.
     """
 
     id: str
@@ -58,13 +58,30 @@ class Job:
     evidence: tuple[str, ...] = field(default=())
     alone: bool = False
     recovered: bool = False
-    size_bytes: int | None = None
+    claimed: Fingerprint | None = None
     digest: Digest | None = field(default=None, compare=False, repr=False)
 
     @property
     def source(self) -> str:
         """Path of the claimed file."""
         return os.path.join(self.folder, SOURCE)
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Its size when it was claimed; None where it was not looked at."""
+        return None if self.claimed is None else self.claimed.size_bytes
+
+    def digest_of(self, now: Fingerprint) -> Digest | None:
+        """The digest that was begun before the claim, if it is of the bytes that the file has now.
+
+        Only the claim's own rename may have changed the change time: whoever writes afterwards can set all other times
+        back, but not this one.
+        """
+        digest, claimed = self.digest, self.claimed
+        if digest is None or claimed is None or not digest.sound:
+            return None
+        untouched = digest.fingerprint.same_bytes(claimed, renamed=True) and claimed.same_bytes(now, renamed=False)
+        return digest if untouched else None
 
 
 def claim(
@@ -121,7 +138,7 @@ def claim(
     except OSError:
         # Whatever it is that was caught, it is ours now, and is looked at when it is read.
         return job
-    return replace(job, size_bytes=claimed.size_bytes)
+    return replace(job, claimed=claimed)
 
 
 def enter(layout: Layout, journal: Journal, job: Job) -> None:
@@ -202,7 +219,7 @@ def _left_behind(layout: Layout) -> list[Job]:
         if not is_there(source):
             _remove_empty_job(folder)
             continue
-        job = replace(_read_note(folder, name), size_bytes=os.lstat(source).st_size)
+        job = replace(_read_note(folder, name), claimed=Fingerprint.from_stat(os.lstat(source)))
         _remove_second_name(layout, job)
         jobs.append(job)
     return jobs

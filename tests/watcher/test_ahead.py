@@ -17,15 +17,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from dfwatch.config import WatchSettings
 from dfwatch.inbox import ahead
-from dfwatch.inbox.completeness import Writer
+from dfwatch.inbox.completeness import Fingerprint, Writer
 from dfwatch.inbox.lease import LeaseProbe
+from dfwatch.intake import Job
+from dfwatch.storage.digest import Digest
+from dfwatch.storage.layout import DroppedName
 from dfwatch.watcher import Watcher
 from tests.watcher.conftest import Bench, FakeClock, tick
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dfwatch.storage.digest import Digest
     from dfwatch.watcher import Candidate
 
 LARGE = ahead.LEAST_BYTES + 12345
@@ -123,6 +125,32 @@ def test_a_digest_is_void_once_the_file_changes(bench: Bench, change: str) -> No
     else:
         # And not once more, or a slow sender would have all be hashed at each of its pauses.
         assert candidate.digest is None
+
+
+@pytest.mark.parametrize("moment", ["before the claim", "after the claim"])
+def test_a_claimed_file_whose_times_were_set_back_is_hashed_anew(tmp_path: Path, moment: str) -> None:
+    """Through a second name of it, say, which neither the lease nor the rename stands in the way of."""
+    path, source = tmp_path / "clip.mp4", tmp_path / "source"
+    path.write_bytes(b"as it was sent")
+
+    def rewrite(there: Path) -> None:
+        times = there.stat()
+        tick()
+        with there.open("r+b") as stream:
+            stream.write(b"AS")
+        os.utime(there, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    with path.open("rb") as stream:
+        digest = Digest(stream.fileno())
+    if moment == "before the claim":
+        tick()
+        path.write_bytes(b"another length altogether")
+    path.rename(source)
+    claimed = Fingerprint.from_stat(source.stat())
+    job = Job("1", DroppedName.of("clip.mp4"), str(tmp_path), "", claimed=claimed, digest=digest)
+    assert job.digest_of(claimed) is (None if moment == "before the claim" else digest)
+    rewrite(source)
+    assert job.digest_of(Fingerprint.from_stat(source.stat())) is None
 
 
 def test_when_it_stops_it_stops_reading(bench: Bench) -> None:
