@@ -170,11 +170,11 @@ def _threshold_table(evaluation: Evaluation) -> Table:
     shipped = evaluation.bundle.thresholds.fake
 
     def at_least(share: float) -> str:
-        return "–" if math.isnan(share) else f"{100 * share:.0f} %"
+        return "–" if math.isnan(share) else f"{math.floor(100 * share)} %"
 
     rows = [
         [
-            f"{point.fake:.4g}" + (" (shipped)" if math.isclose(point.fake, shipped, abs_tol=1e-4) else ""),
+            f"{point.fake:.4g}" + (" (shipped)" if point.fake == shipped else ""),
             str(point.false_alarms),
             str(point.hits),
             at_least(point.right_if_even),

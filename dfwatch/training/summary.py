@@ -172,8 +172,7 @@ def evaluate(bundle: Bundle, data: str, judged: list[Judged], *, trained_on: int
         ],
         confusion=confusion,
         operating_points=[
-            operating_point(judged, fake, rounds=rounds)
-            for fake in sorted({*OTHER_THRESHOLDS, round(bundle.thresholds.fake, 4)})
+            operating_point(judged, fake, rounds=rounds) for fake in sorted({*OTHER_THRESHOLDS, bundle.thresholds.fake})
         ],
         trained_on=trained_on,
     )
