@@ -265,8 +265,8 @@ class Watcher:
                 inbox_fd, tracked, ask_for_lease=ask_for_lease, problems=snapshot.problems
             )
             evidence = None if inspection is None else self._tracker.decide(tracked, inspection, now_s)
-            if evidence is not None:
-                nobody_writes = inspection is not None and inspection.writer is Writer.NONE
+            if inspection is not None and evidence is not None:
+                nobody_writes = inspection.writer is Writer.NONE
                 digest = self._digests.of(tracked.name, tracked.fingerprint) if nobody_writes else None
                 ready.append(replace(candidate, evidence=evidence, ready_since_s=tracked.ready_since_s, digest=digest))
                 continue

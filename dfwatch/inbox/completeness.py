@@ -161,21 +161,24 @@ class Observation:
 
     Attributes:
         settled: Entries whose window is over, the one that has waited longest first.
-        settling: Number of entries that are not settled.
-        unmarked: How many of those lack only their marker file.
-        resting: The entries whose window runs.
+        resting: Entries whose window runs.
+        unmarked: How many others wait for their marker file.
         next_due_s: Monotonic time at which the next window ends if nothing changes; None when none is running.
         oldest_settling_s: Monotonic time since which the oldest unsettled entry is known; None when there is none.
         changed: Whether any entry appeared, changed or went since the snapshot before.
     """
 
     settled: list[Tracked]
-    settling: int
-    unmarked: int
     resting: list[Tracked]
+    unmarked: int
     next_due_s: float | None
     oldest_settling_s: float | None
     changed: bool
+
+    @property
+    def settling(self) -> int:
+        """Number of entries that are not settled."""
+        return len(self.resting) + self.unmarked
 
 
 class Tracker:
@@ -214,7 +217,7 @@ class Tracker:
         after: dict[str, Tracked] = {}
         settled: list[Tracked] = []
         resting: list[Tracked] = []
-        settling = unmarked = 0
+        unmarked = 0
         next_due_s = oldest_s = float("inf")
         changed = False
         needs_marker = bool(self._settings.marker)
@@ -234,7 +237,6 @@ class Tracker:
             if tracked.ready_since_s <= now_s and not waits_for_marker:
                 settled.append(tracked)
                 continue
-            settling += 1
             oldest_s = min(oldest_s, tracked.first_seen_s)
             if waits_for_marker:
                 unmarked += 1
@@ -246,9 +248,8 @@ class Tracker:
         settled.sort(key=lambda tracked: (tracked.ready_since_s, tracked.first_seen_s, tracked.name))
         return Observation(
             settled,
-            settling,
-            unmarked,
             resting,
+            unmarked,
             None if next_due_s == float("inf") else next_due_s,
             None if oldest_s == float("inf") else oldest_s,
             changed,

@@ -281,7 +281,7 @@ def test_program_that_never_stops_talking_fills_no_disk(tmp_path: Path, monkeypa
     monkeypatch.setattr(
         os, "ftruncate", lambda fd, size: (kept.append(os.fstat(fd).st_blocks * 512), truncate(fd, size))
     )
-    # Three megabytes at a time, as often as it is looked at.
+    # Three megabytes at a time, with time between them to be looked at.
     talk = (
         "for i in 1 2 3 4 5; do head -c 3000000 /dev/zero | tr '\\0' x >&2; sleep 0.25; done; echo the end >&2; exit 1"
     )
