@@ -16,9 +16,10 @@ if sys.argv[1] == "keep":
     assert keep_freed_memory()
 def step():
     return float(sum(torch.ones(16 * 2**20).sum() for _ in range(2)))
-step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
     step()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -33,5 +34,6 @@ def faults(how: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
 def test_freed_memory_is_kept() -> None:
-    # Ten tensors of 64 MiB: of 16,384 pages each, or of 32 where the kernel gives out huge ones.
-    assert 5 * faults("keep") < faults("not")
+    # Forty tensors of 64 MiB: of 16,384 pages each, or of 32 where the kernel gives out huge ones. A small block that
+    # comes to lie where a large one was makes the heap grow by another one, now and then: three in ten, once.
+    assert 2 * faults("keep") < faults("not")
