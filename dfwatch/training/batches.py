@@ -36,10 +36,13 @@ class Batch:
     Attributes:
         crops: uint8 RGB, shape (n, size_px, size_px, 3).
         labels: int64, shape (n,): 0 REAL, 1 FAKE, -1 unlabelled.
+        rows: int64, shape (n,): which row of ``rows_of`` the crop was cut from; -1 for self-blended fakes, and for all
+            where nobody asks.
     """
 
     crops: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    rows: NDArray[np.int64]
 
 
 def open_items(
@@ -99,6 +102,15 @@ def open_pools(
     return pools
 
 
+def rows_of(pools: Pools) -> dict[tuple[str, str, int], tuple[Item, int]]:
+    """Number the crops of the pools: each with its row, by key, in an order that depends on nothing else."""
+    found: dict[tuple[str, str, int], tuple[Item, int]] = {}
+    fakes = (item for items in pools.fakes_of.values() for item in items)
+    for item in (*pools.reals, *fakes, *pools.blendable, *pools.unlabelled):
+        found.setdefault(item.key, (item, len(found)))
+    return found
+
+
 class BatchMaker:
     """Make the batch of any step. Picklable; holds no state that a step changes, apart from cached shuffles."""
 
@@ -106,6 +118,8 @@ class BatchMaker:
         self._recipe = recipe
         self._pools = pools
         self._deck = Deck(recipe.seed, pools)
+        asked = recipe.teacher is not None and recipe.teacher.once
+        self._rows = {key: row for key, (_, row) in rows_of(pools).items()} if asked else {}
 
     def __len__(self) -> int:
         return self._recipe.total_steps
@@ -117,11 +131,13 @@ class BatchMaker:
         rng = np.random.default_rng((self._recipe.seed, step))
         crops: list[NDArray[np.uint8]] = []
         labels: list[int] = []
+        rows: list[int] = []
         for number in range(stage.batch.labelled // 2):
             real, fake = self._deck.labelled_pair(step * (stage.batch.labelled // 2) + number, rng)
             for item, label in ((real, REAL), (fake, FAKE)):
                 crops.append(self._plain(item, stage.size_px, rng))
                 labels.append(label)
+                rows.append(self._row(item))
         for number in range(stage.batch.blended // 2):
             index = step * (stage.batch.blended // 2) + number
             item = self._deck.nth("blend", self._pools.blendable, index)
@@ -129,11 +145,16 @@ class BatchMaker:
             other = self._deck.nth("donor", self._pools.blendable, index) if donate else None
             crops.extend(self._blended(item, other, stage.size_px, rng))
             labels.extend((REAL, FAKE))
+            rows.extend((self._row(item), -1))
         for number in range(stage.batch.unlabelled):
             item = self._deck.nth("free", self._pools.unlabelled, step * stage.batch.unlabelled + number)
             crops.append(self._plain(item, stage.size_px, rng))
             labels.append(UNLABELLED)
-        return Batch(np.stack(crops), np.array(labels, np.int64))
+            rows.append(self._row(item))
+        return Batch(np.stack(crops), np.array(labels, np.int64), np.array(rows, np.int64))
+
+    def _row(self, item: Item) -> int:
+        return self._rows.get(item.key, -1)
 
     def _window(self, item: Item, picture: NDArray[np.uint8]) -> Window:
         data = self._recipe.data

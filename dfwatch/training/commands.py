@@ -107,7 +107,13 @@ def run_train(arguments: argparse.Namespace) -> int:
     )
     if options.device == "cpu":
         keep_freed_memory()
-    trainer = open_trainer(arguments.data, recipe, options, excluded)
+    with tqdm(desc="asking the teacher", unit="crop", delay=1) as bar:
+
+        def hinting(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        trainer = open_trainer(arguments.data, recipe, options, excluded, hinting)
     _say(f"{recipe.id}: step {trainer.progress.step} of {recipe.total_steps} on {options.device}")
 
     def stop(_signal: int, _frame: object) -> None:

@@ -31,6 +31,11 @@ class Item:
         """Return the stored picture, uint8 RGB."""
         return self.pack.picture(self.record)
 
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Where the picture lies: the same for every item of the same crop."""
+        return self.pack.folder, self.record.shard, self.record.offset
+
 
 @dataclass(frozen=True, slots=True)
 class Pools:

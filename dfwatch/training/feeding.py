@@ -56,7 +56,7 @@ class Feed:
             yield from map(self._to_device, loader)
 
     def _to_device(self, batch: Batch) -> TensorBatch:
-        return TensorBatch(send(batch.crops, self._device), send(batch.labels, self._device))
+        return TensorBatch(*(send(part, self._device) for part in (batch.crops, batch.labels, batch.rows)))
 
 
 def _as_it_is(batch: Any) -> Any:  # noqa: ANN401 - torch hands over whatever the maker made

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from dfwatch.errors import TrainingError
 from dfwatch.models import architectures
 from dfwatch.training.batches import open_items, open_pools, plain_crops
-from dfwatch.training.deck import FAKE, UNLABELLED, Item, Pools
+from dfwatch.training.deck import FAKE, Item, Pools
+from dfwatch.training.features import FeatureTap
 from dfwatch.training.feeding import Feed
+from dfwatch.training.hints import load_hints
 from dfwatch.training.metrics import auc
+from dfwatch.training.objective import Objective
 from dfwatch.training.optim import Averaged, build_optimizer, learning_rate
 from dfwatch.training.pretrained import load_initial, quiet_classifier
 from dfwatch.training.weights_files import read_best, save_best, save_parts
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from dfwatch.training.hints import Hints
     from dfwatch.training.ondevice.batches import TensorBatch
     from dfwatch.training.packs import Pack
     from dfwatch.training.recipe import Recipe
@@ -99,6 +102,7 @@ class Trainer:
         pools: The training part of the data.
         measured: Held-out items on which the weights are selected.
         teacher: Takes uint8 RGB crops and returns logits (n, 2) in our label order; for recipes with a teacher.
+        hints: What the teacher made of each stored crop; for recipes whose teacher looks once.
         teacher_id: Who that is; a run goes on only with the teacher that it began with.
     """
 
@@ -110,11 +114,10 @@ class Trainer:
         measured: Sequence[Item],
         teacher: Callable[[Tensor], Tensor] | None = None,
         *,
+        hints: Hints | None = None,
         teacher_id: str = "",
     ) -> None:
-        if recipe.teacher is not None and teacher is None:
-            raise TrainingError("training", recipe.id, "the recipe wants a teacher and none was given")
-        self.recipe, self.options, self.teacher, self.teacher_id = recipe, options, teacher, teacher_id
+        self.recipe, self.options, self.teacher_id = recipe, options, teacher_id
         if options.threads:
             torch.set_num_threads(options.threads)
         torch.manual_seed(recipe.seed)
@@ -125,7 +128,9 @@ class Trainer:
         quiet_classifier(self.network)
         self.taken_over = load_initial(self.network, recipe)
         self.network.to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = build_optimizer(self.network, recipe)
+        self._tap = FeatureTap(self.network)
+        self.objective = Objective(recipe, self._tap.width, teacher, hints).to(options.device)
+        self.optimizer = build_optimizer([self.network, self.objective], recipe)
         self.averaged = Averaged(self.network, recipe.ema_decay)
         self.progress = Progress()
         self.normalise = Normaliser(recipe.norm.mean, recipe.norm.std, options.device)
@@ -220,7 +225,7 @@ class Trainer:
         self.network.train()
         with self._autocast():
             logits = self.network(self.normalise(batch.crops))
-        loss = self._loss(logits.float(), batch)
+        loss: Tensor = self.objective(logits.float(), self._tap.features.float(), batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if recipe.optim.clip_norm:
@@ -228,24 +233,6 @@ class Trainer:
         self.optimizer.step()
         self.averaged.update(self.progress.step)
         self._losses += loss.detach()
-
-    def _loss(self, logits: Tensor, batch: TensorBatch) -> Tensor:
-        """Return the loss of a batch; no branch here asks the device for anything."""
-        recipe, labels = self.recipe, batch.labels
-        known = labels != UNLABELLED
-        hard = functional.cross_entropy(
-            logits, labels, ignore_index=UNLABELLED, label_smoothing=recipe.label_smoothing, reduction="sum"
-        ) / known.sum().clamp(min=1)
-        if recipe.teacher is None or self.teacher is None:
-            return hard
-        heat = recipe.teacher.temperature
-        with torch.no_grad():
-            goal = (self.teacher(batch.crops).float() / heat).softmax(1)
-        apart = -(goal * (logits / heat).log_softmax(1)).sum(1) * heat * heat
-        # On labelled crops label and teacher share the loss; on the others the teacher is all there is.
-        weight = torch.where(known, recipe.teacher.weight, 1.0)
-        share_known = known.float().mean()
-        return (1 - recipe.teacher.weight) * hard * share_known + (apart * weight).mean()
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.recipe.precision != "bfloat16":
@@ -328,6 +315,7 @@ class Trainer:
                 "finished": self.progress.finished,
                 "network": self.network.state_dict(),
                 "averaged": self.averaged.state,
+                "objective": self.objective.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
             },
             f"{path}.part",
@@ -355,6 +343,7 @@ class Trainer:
             )
         self.network.load_state_dict(saved["network"])
         self.averaged.load(saved["averaged"])
+        self.objective.load_state_dict(saved["objective"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.progress = Progress(saved["step"], saved["best_auc"], saved["best_step"], saved["finished"])
         best = read_best(self.options.folder)
@@ -388,15 +377,23 @@ def open_measured(
     return chosen
 
 
-def open_trainer(data_root: str, recipe: Recipe, options: RunOptions, excluded: frozenset[str]) -> Trainer:
-    """Open data and teacher and build the trainer of a recipe."""
+def open_trainer(
+    data_root: str,
+    recipe: Recipe,
+    options: RunOptions,
+    excluded: frozenset[str],
+    hinting: Callable[[int, int], None] = lambda *_: None,
+) -> Trainer:
+    """Open data and teacher and build the trainer of a recipe; ``hinting`` hears of crops that the teacher looks at."""
     packs: dict[str, Pack] = {}
     pools = open_pools(data_root, recipe, excluded, packs)
-    teacher, teacher_id = None, ""
+    teacher, teacher_id, hints = None, "", None
     if recipe.teacher is not None:
-        from dfwatch.training.teacher import load_teacher  # noqa: PLC0415 - only distillation needs it
+        from dfwatch.training.teacher import Teacher  # noqa: PLC0415 - only distillation needs it
 
-        teacher, teacher_id = load_teacher(recipe.teacher.bundle, options.device)
-    return Trainer(
-        recipe, options, pools, open_measured(data_root, recipe, excluded, packs), teacher, teacher_id=teacher_id
-    )
+        teacher = Teacher(recipe.teacher.bundle, options.device)
+        teacher_id = teacher.weights_sha256
+        if recipe.teacher.once:
+            hints, teacher = load_hints(recipe, pools, teacher, options.folder, hinting), None
+    measured = open_measured(data_root, recipe, excluded, packs)
+    return Trainer(recipe, options, pools, measured, teacher, hints=hints, teacher_id=teacher_id)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
     from dfwatch.training.recipe import Recipe
@@ -52,11 +54,12 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return optim.lr * share
 
 
-def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def build_optimizer(modules: Sequence[nn.Module], recipe: Recipe) -> torch.optim.Optimizer:
     """Weight decay for weights, none for norms and biases."""
     optim = recipe.optim
-    decayed = [value for value in network.parameters() if value.ndim > 1]
-    kept = [value for value in network.parameters() if value.ndim <= 1]
+    parameters = [value for module in modules for value in module.parameters()]
+    decayed = [value for value in parameters if value.ndim > 1]
+    kept = [value for value in parameters if value.ndim <= 1]
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": optim.weight_decay},
         {"params": kept, "weight_decay": 0.0},
@@ -65,4 +68,4 @@ def build_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer
         return torch.optim.SGD(groups, lr=optim.lr, momentum=0.9, nesterov=True)
     kind = torch.optim.AdamW if optim.name == "adamw" else torch.optim.Adam
     # One kernel for all tensors; on the CPU the plain one stays, whose sums the shipped weights were made with.
-    return kind(groups, lr=optim.lr, fused=next(network.parameters()).is_cuda or None)
+    return kind(groups, lr=optim.lr, fused=parameters[0].is_cuda or None)

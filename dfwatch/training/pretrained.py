@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dfwatch.errors import MissingExtraError, TrainingError
+from dfwatch.training.features import classifier_of
 from dfwatch.training.weights_files import read_best
 
 if TYPE_CHECKING:
@@ -62,10 +63,10 @@ def _take_over(network: nn.Module, state: dict[str, Tensor], source: str) -> int
 
 def quiet_classifier(network: nn.Module) -> None:
     """Make the new classifier's first answers small: timm's own start gives EfficientNets logits of ten and more."""
-    linears = [module for module in network.modules() if isinstance(module, torch.nn.Linear)]
-    torch.nn.init.normal_(linears[-1].weight, std=0.01)
-    if linears[-1].bias is not None:
-        torch.nn.init.zeros_(linears[-1].bias)
+    classifier = classifier_of(network)
+    torch.nn.init.normal_(classifier.weight, std=0.01)
+    if classifier.bias is not None:
+        torch.nn.init.zeros_(classifier.bias)
 
 
 def _from_pypi(name: str, network: nn.Module) -> dict[str, Tensor]:

@@ -26,6 +26,8 @@ _ADDED_LATER = (
     ("augment", "h264_crf", (20, 40)),
     ("augment", "pad_share", 0.0),
     ("augment", "pad", (1.0, 1.7)),
+    ("teacher", "once", False),
+    ("teacher", "features", 0.0),
 )
 
 
@@ -117,11 +119,17 @@ class TeacherSpec:
         bundle: Folder of the teacher's bundle.
         weight: Share of the loss that comes from the teacher on labelled crops, 0 to 1; on unlabelled crops it is all.
         temperature: Softens both answers (Hinton et al., 2015).
+        once: The teacher looks at every stored crop once, before training, and not at what the student sees: no cost
+            in the steps, nothing said of self-blended fakes. For batches from workers.
+        features: Weight of the loss between the teacher's features, standardised, and a linear map of the student's;
+            needs ``once``. A step that begins anew learns more from a thousand numbers a crop than from one.
     """
 
     bundle: str
     weight: float = 0.7
     temperature: float = 2.0
+    once: bool = False
+    features: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +212,7 @@ class Recipe:
             del settings["teacher"]["bundle"]
         for section, key, default in _ADDED_LATER:
             holder = settings[section] if section else settings
-            if holder[key] == default:
+            if holder is not None and holder[key] == default:
                 del holder[key]
         text = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -235,6 +243,11 @@ def load_recipe(path: str, overrides: dict[str, Any] | None = None) -> Recipe:
         raise TrainingError("reading the recipe", path, error) from error
     if not isinstance(recipe, Recipe) or not recipe.stages:
         raise TrainingError("reading the recipe", path, "it has no stages")
+    teacher = recipe.teacher
+    if teacher is not None and teacher.features and not teacher.once:
+        raise TrainingError("reading the recipe", path, "teacher.features needs teacher.once: true")
+    if teacher is not None and teacher.once and recipe.batches == "device":
+        raise TrainingError("reading the recipe", path, "teacher.once needs batches: workers")
     return recipe
 
 

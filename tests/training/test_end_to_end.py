@@ -16,7 +16,7 @@ from dfwatch.models.checkpoints import load_network
 from dfwatch.reader import Reader
 from dfwatch.reading import CropSpec
 from dfwatch.training.packs import Pack
-from dfwatch.training.teacher import load_teacher
+from dfwatch.training.teacher import Teacher
 from tests.clips import PlacedFace, make_clip
 from tests.training.test_evaluate import call
 
@@ -136,8 +136,8 @@ def test_a_teacher_answers_as_its_network_does(packs: Path, tmp_path: Path) -> N
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (facts.input.mean, facts.input.std))
     with torch.no_grad():
         expected = network((crops.permute(0, 3, 1, 2) / 255 - mean) / std)
-    answer = load_teacher(str(bundle), "cpu")[0](crops)
+    answer = Teacher(str(bundle), "cpu")(crops)
     assert torch.allclose(answer, expected, atol=1e-4)
     larger = torch.nn.functional.interpolate(crops.permute(0, 3, 1, 2).float(), scale_factor=2, mode="nearest")
-    again = load_teacher(str(bundle), "cpu")[0](larger.permute(0, 2, 3, 1).to(torch.uint8))
+    again = Teacher(str(bundle), "cpu")(larger.permute(0, 2, 3, 1).to(torch.uint8))
     assert torch.allclose(again, expected, atol=0.3)

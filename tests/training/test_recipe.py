@@ -121,3 +121,19 @@ def test_settings_that_came_later_leave_older_digests_alone(tmp_path: Path) -> N
     assert load_recipe(write(tmp_path, SMALL + "augment: {h264_share: 0.0}\n")).digest() == one
     assert load_recipe(write(tmp_path, SMALL + "augment: {h264_share: 0.1}\n")).digest() != one
     assert load_recipe(write(tmp_path, SMALL + "about: {version: '3'}\n")).digest() == one
+    teacher = "teacher: {bundle: here, weight: 0.5"
+    taught = load_recipe(write(tmp_path, SMALL + teacher + "}\n")).digest()
+    assert load_recipe(write(tmp_path, SMALL + teacher + ", once: false}\n")).digest() == taught
+    assert load_recipe(write(tmp_path, SMALL + teacher + ", once: true}\n")).digest() != taught
+
+
+@pytest.mark.parametrize(
+    ("more", "lacks"),
+    [
+        ("teacher: {bundle: here, features: 1.0}\n", "teacher.once: true"),
+        ("teacher: {bundle: here, once: true}\nbatches: device\n", "batches: workers"),
+    ],
+)
+def test_a_teacher_that_cannot_be_asked_that_way_is_refused(tmp_path: Path, more: str, lacks: str) -> None:
+    with pytest.raises(TrainingError, match=lacks):
+        load_recipe(write(tmp_path, SMALL + more))

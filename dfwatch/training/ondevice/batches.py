@@ -27,10 +27,12 @@ class TensorBatch:
     Attributes:
         crops: uint8 RGB, shape (n, size_px, size_px, 3).
         labels: int64, shape (n,): 0 REAL, 1 FAKE, -1 unlabelled.
+        rows: int64, shape (n,): as in ``dfwatch.training.batches.Batch``; all -1 where batches are made on the device.
     """
 
     crops: Tensor
     labels: Tensor
+    rows: Tensor
 
 
 class DeviceBatchMaker:
@@ -82,7 +84,8 @@ class DeviceBatchMaker:
             labels += [REAL] * pairs + [FAKE] * pairs
         work_px = augment.working_px(rng, stage.size_px, store.side_px)
         crops = self._augmenter(table, resident.join(faces), work_px, stage.size_px, self._generator)
-        return TensorBatch(crops, send(np.array(labels, np.int64), self._device))
+        nobody = torch.full((len(labels),), -1, device=self._device)
+        return TensorBatch(crops, send(np.array(labels, np.int64), self._device), nobody)
 
     def _plain(self, step: int, rng: Generator) -> tuple[list[Item], list[int]]:
         batch = self._recipe.stage_at(step).batch

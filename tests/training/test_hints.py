@@ -1,0 +1,168 @@
+"""Hints: a teacher that looks at each stored crop once, and a student that learns its answers and its features."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dfwatch.errors import TrainingError
+from dfwatch.models import architectures
+from dfwatch.training.augment import AugmentSpec
+from dfwatch.training.batches import BatchMaker, open_pools, plain_crops, rows_of
+from dfwatch.training.deck import FAKE
+from dfwatch.training.hints import FILE_NAME, Hints, load_hints
+from dfwatch.training.loop import RunOptions, Trainer
+from dfwatch.training.recipe import BatchSpec, DataSpec, Recipe, Stage, TeacherSpec
+from tests.training.test_loop import recipe, tiny
+
+BATCH = BatchSpec(labelled=8, blended=4, unlabelled=2)
+STILL = AugmentSpec(
+    zoom=(1.0, 1.0),
+    shift=0.0,
+    flip_share=0.0,
+    rotate_share=0.0,
+    downscale_share=0.0,
+    blur_share=0.0,
+    noise_share=0.0,
+    colour_share=0.0,
+    grey_share=0.0,
+    jpeg_share=0.0,
+    webp_share=0.0,
+)
+
+
+@dataclass
+class RedTeacher:
+    """Calls red pictures fake; its features are the mean colours, and something that never varies."""
+
+    weights_sha256: str = "red"
+    size_px: int = 32
+    asked: int = 0
+    colours: torch.Tensor = field(default_factory=lambda: torch.empty(0, 3))
+
+    @property
+    def features(self) -> torch.Tensor:
+        return torch.cat([self.colours, torch.ones(len(self.colours), 1)], 1)
+
+    def __call__(self, crops: torch.Tensor) -> torch.Tensor:
+        self.asked += len(crops)
+        self.colours = crops.float().mean((1, 2)) / 255
+        red = 8 * (self.colours[:, 0] - self.colours[:, 2])
+        return torch.stack([-red, red], 1)
+
+
+@pytest.fixture(autouse=True)
+def _tiny_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(architectures, "BUILDERS", {**architectures.BUILDERS, "tiny": tiny})
+    torch.set_num_threads(1)
+
+
+def taught(steps: int = 30) -> Recipe:
+    return recipe(
+        teacher=TeacherSpec(bundle="none", weight=0.6, once=True, features=1.0),
+        stages=(Stage(size_px=32, steps=steps, batch=BATCH),),
+        data=DataSpec(packs=("made",), blend_packs=("made",), unlabelled_packs=("made",), margin=0.0, shift_y=0.0),
+    )
+
+
+def hints_of(data_root: str, folder: Path, teacher: RedTeacher) -> Hints:
+    made = taught()
+    return load_hints(made, open_pools(data_root, made, frozenset()), teacher, str(folder))
+
+
+def trainer(data_root: str, folder: Path, steps: int = 30) -> Trainer:
+    made = taught(steps)
+    pools = open_pools(data_root, made, frozenset())
+    hints = load_hints(made, pools, RedTeacher(), str(folder))
+    options = RunOptions(folder=str(folder), workers=0, log_every=5)
+    return Trainer(made, options, pools, [], hints=hints, teacher_id="red")
+
+
+def test_the_teacher_looks_at_every_training_crop_once_and_at_no_other(data_root: str, tmp_path: Path) -> None:
+    teacher, heard = RedTeacher(), []
+    made = taught()
+    pools = open_pools(data_root, made, frozenset())
+    hints = load_hints(made, pools, teacher, str(tmp_path), lambda *counts: heard.append(counts))
+    crops = {item.key for item in (*pools.reals, *pools.blendable, *pools.unlabelled)}
+    crops |= {item.key for items in pools.fakes_of.values() for item in items}
+    assert teacher.asked == len(crops) == len(hints.logits) == len(hints.features)
+    assert heard[-1] == (len(crops), len(crops))
+    assert {item.record.group for item, _ in rows_of(pools).values()} == set(pools.groups)
+
+
+def test_hints_are_kept_for_the_next_piece_and_made_anew_for_another_teacher(data_root: str, tmp_path: Path) -> None:
+    first = hints_of(data_root, tmp_path, RedTeacher())
+    teacher = RedTeacher()
+    again = hints_of(data_root, tmp_path, teacher)
+    assert teacher.asked == 0
+    for name in ("logits", "features", "mean", "scale"):
+        assert torch.equal(getattr(first, name), getattr(again, name)), name
+    other = RedTeacher(weights_sha256="another")
+    hints_of(data_root, tmp_path, other)
+    assert other.asked > 0
+    assert os.listdir(tmp_path) == [FILE_NAME]
+
+
+def test_a_damaged_hints_file_is_named(data_root: str, tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(b"\x00" * 100)
+    with pytest.raises(TrainingError, match=FILE_NAME):
+        hints_of(data_root, tmp_path, RedTeacher())
+
+
+def test_features_are_standardised_and_one_that_never_varies_says_nothing(data_root: str, tmp_path: Path) -> None:
+    hints = hints_of(data_root, tmp_path, RedTeacher())
+    scaled = hints.standardised(torch.arange(len(hints.features)))
+    assert scaled.mean(0).abs().max() < 0.01
+    assert scaled[:, :3].std(0).sub(1).abs().max() < 0.02
+    assert torch.all(scaled[:, 3] == 0)
+
+
+def test_each_crop_of_a_batch_points_at_the_hint_of_its_own_picture(data_root: str, tmp_path: Path) -> None:
+    hints = hints_of(data_root, tmp_path, RedTeacher())
+    made = dataclasses.replace(taught(), augment=STILL)
+    pools = open_pools(data_root, made, frozenset())
+    batch = BatchMaker(made, pools)[1]
+    blended = slice(BATCH.labelled, BATCH.labelled + BATCH.blended)
+    assert np.array_equal(batch.rows < 0, np.isin(np.arange(BATCH.size), np.arange(BATCH.size)[blended][1::2]))
+    assert np.array_equal(batch.rows[blended] < 0, batch.labels[blended] == FAKE)
+    plain = np.r_[: BATCH.labelled, BATCH.labelled + BATCH.blended : BATCH.size]
+    colours = batch.crops[plain].mean((1, 2)) / 255
+    assert np.abs(hints.features[batch.rows[plain]][:, :3].numpy() - colours).max() < 0.02
+
+
+def test_a_student_learns_its_teachers_features_and_answers(data_root: str, tmp_path: Path) -> None:
+    losses: list[float] = []
+    run = trainer(data_root, tmp_path, steps=90)
+    before = run.objective.state_dict()["projection.weight"].clone()
+    run.run(lambda entry: losses.append(entry.get("loss", 0.0)))
+    assert losses[-1] < 0.7 * losses[0]
+    assert not torch.equal(before, run.objective.state_dict()["projection.weight"])
+    items = [item for item, _ in rows_of(open_pools(data_root, taught(), frozenset())).values()]
+    crops = plain_crops(items, 32, 0.0, 0.0)
+    answers = RedTeacher()(torch.from_numpy(crops))
+    assert np.corrcoef(run.score(crops), (answers[:, 1] - answers[:, 0]).numpy())[0, 1] > 0.5
+
+
+def test_a_stopped_run_with_hints_ends_with_the_same_weights(data_root: str, tmp_path: Path) -> None:
+    whole = trainer(data_root, tmp_path / "whole")
+    whole.run()
+    piece = trainer(data_root, tmp_path / "pieces")
+    piece.run(lambda entry: setattr(piece, "stop_requested", entry.get("step") == 15))
+    assert piece.progress.step == 15
+    again = trainer(data_root, tmp_path / "pieces")
+    again.run()
+    for name, value in whole.averaged.state.items():
+        assert torch.equal(value, again.averaged.state[name]), name
+
+
+def test_without_hints_a_recipe_that_wants_them_does_not_run(data_root: str, tmp_path: Path) -> None:
+    made = taught()
+    pools = open_pools(data_root, made, frozenset())
+    with pytest.raises(TrainingError, match="teacher"):
+        Trainer(made, RunOptions(folder=str(tmp_path), workers=0), pools, [], lambda crops: crops)
