@@ -18,11 +18,10 @@ from dfwatch.errors import TrainingError
 from dfwatch.models import architectures
 from dfwatch.training.batches import open_items, open_pools, plain_crops
 from dfwatch.training.deck import FAKE, Item, Pools
-from dfwatch.training.features import FeatureTap
 from dfwatch.training.feeding import Feed
 from dfwatch.training.hints import load_hints
 from dfwatch.training.metrics import auc
-from dfwatch.training.objective import Objective
+from dfwatch.training.objective import Objective, Teaching
 from dfwatch.training.optim import Averaged, build_optimizer, learning_rate
 from dfwatch.training.pretrained import load_initial, quiet_classifier
 from dfwatch.training.weights_files import read_best, save_best, save_parts
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from dfwatch.training.hints import Hints
     from dfwatch.training.ondevice.batches import TensorBatch
     from dfwatch.training.packs import Pack
     from dfwatch.training.recipe import Recipe
@@ -101,9 +99,7 @@ class Trainer:
         options: Where and how.
         pools: The training part of the data.
         measured: Held-out items on which the weights are selected.
-        teacher: Takes uint8 RGB crops and returns logits (n, 2) in our label order; for recipes with a teacher.
-        hints: What the teacher made of each stored crop; for recipes whose teacher looks once.
-        teacher_id: Who that is; a run goes on only with the teacher that it began with.
+        teaching: For recipes with a teacher.
     """
 
     def __init__(
@@ -112,12 +108,10 @@ class Trainer:
         options: RunOptions,
         pools: Pools,
         measured: Sequence[Item],
-        teacher: Callable[[Tensor], Tensor] | None = None,
-        *,
-        hints: Hints | None = None,
-        teacher_id: str = "",
+        teaching: Teaching | None = None,
     ) -> None:
-        self.recipe, self.options, self.teacher_id = recipe, options, teacher_id
+        self.recipe, self.options = recipe, options
+        self.taught_by = "" if teaching is None else teaching.by
         if options.threads:
             torch.set_num_threads(options.threads)
         torch.manual_seed(recipe.seed)
@@ -128,8 +122,7 @@ class Trainer:
         quiet_classifier(self.network)
         self.taken_over = load_initial(self.network, recipe)
         self.network.to(options.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._tap = FeatureTap(self.network)
-        self.objective = Objective(recipe, self._tap.width, teacher, hints).to(options.device)
+        self.objective = Objective(recipe, self.network, teaching).to(options.device)
         self.optimizer = build_optimizer([self.network, self.objective], recipe)
         self.averaged = Averaged(self.network, recipe.ema_decay)
         self.progress = Progress()
@@ -225,7 +218,7 @@ class Trainer:
         self.network.train()
         with self._autocast():
             logits = self.network(self.normalise(batch.crops))
-        loss: Tensor = self.objective(logits.float(), self._tap.features.float(), batch)
+        loss: Tensor = self.objective(logits.float(), batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if recipe.optim.clip_norm:
@@ -308,7 +301,7 @@ class Trainer:
         torch.save(
             {
                 "recipe": self.recipe.digest(),
-                "teacher": self.teacher_id,
+                "teacher": self.taught_by,
                 "step": self.progress.step,
                 "best_auc": self.progress.best_auc,
                 "best_step": self.progress.best_step,
@@ -337,7 +330,7 @@ class Trainer:
             raise TrainingError(
                 "resuming the run in", self.options.folder, "it was begun with another recipe", hint="use a new folder"
             )
-        if saved["teacher"] != self.teacher_id:
+        if saved["teacher"] != self.taught_by:
             raise TrainingError(
                 "resuming the run in", self.options.folder, "it was begun with another teacher", hint="use a new folder"
             )
@@ -387,13 +380,11 @@ def open_trainer(
     """Open data and teacher and build the trainer of a recipe; ``hinting`` hears of crops that the teacher looks at."""
     packs: dict[str, Pack] = {}
     pools = open_pools(data_root, recipe, excluded, packs)
-    teacher, teacher_id, hints = None, "", None
+    teaching = None
     if recipe.teacher is not None:
         from dfwatch.training.teacher import Teacher  # noqa: PLC0415 - only distillation needs it
 
         teacher = Teacher(recipe.teacher.bundle, options.device)
-        teacher_id = teacher.weights_sha256
-        if recipe.teacher.once:
-            hints, teacher = load_hints(recipe, pools, teacher, options.folder, hinting), None
-    measured = open_measured(data_root, recipe, excluded, packs)
-    return Trainer(recipe, options, pools, measured, teacher, hints=hints, teacher_id=teacher_id)
+        hints = load_hints(recipe, pools, teacher, options.folder, hinting) if recipe.teacher.once else None
+        teaching = Teaching(by=teacher.weights_sha256, answer=teacher, hints=hints, maps=teacher.maps)
+    return Trainer(recipe, options, pools, open_measured(data_root, recipe, excluded, packs), teaching)

@@ -28,6 +28,7 @@ _ADDED_LATER = (
     ("augment", "pad", (1.0, 1.7)),
     ("teacher", "once", False),
     ("teacher", "features", 0.0),
+    ("teacher", "maps", 0.0),
 )
 
 
@@ -122,7 +123,9 @@ class TeacherSpec:
         once: The teacher looks at every stored crop once, before training, and not at what the student sees: no cost
             in the steps, nothing said of self-blended fakes. For batches from workers.
         features: Weight of the loss between the teacher's features, standardised, and a linear map of the student's;
-            needs ``once``. A step that begins anew learns more from a thousand numbers a crop than from one.
+            needs ``once``. A network that begins anew learns more from a thousand numbers a crop than from one.
+        maps: Weight of the loss between the maps at the end of the teacher's four stages, standardised, and a linear
+            map of the student's. The teacher makes them live, at the student's size. For ResNeXt50, EfficientNet-Lite.
     """
 
     bundle: str
@@ -130,6 +133,7 @@ class TeacherSpec:
     temperature: float = 2.0
     once: bool = False
     features: float = 0.0
+    maps: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

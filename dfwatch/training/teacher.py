@@ -10,7 +10,7 @@ from torch.nn import functional
 from dfwatch.errors import TrainingError
 from dfwatch.models.bundle import load_bundle
 from dfwatch.models.checkpoints import load_network
-from dfwatch.training.features import FeatureTap
+from dfwatch.training.features import FeatureTap, MapTap
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,7 @@ class Teacher:
             raise TrainingError("loading the teacher", bundle_folder, "it must have two outputs (softmax)")
         self._network = load_network(bundle).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._tap = FeatureTap(self._network)
+        self._map_tap: MapTap | None = None
         self._mean = torch.tensor([255 * value for value in bundle.input.mean], device=device).view(1, 3, 1, 1)
         self._std = torch.tensor([255 * value for value in bundle.input.std], device=device).view(1, 3, 1, 1)
         self._device = device
@@ -55,14 +56,28 @@ class Teacher:
 
     def __call__(self, crops: Tensor) -> Tensor:
         """Return logits (n, 2), float32."""
+        return self._look(crops, self.size_px)[:, self._order]
+
+    def maps(self, crops: Tensor) -> list[Tensor]:
+        """Return the maps of its stages, which it looks for at the crops' own size: four of (n, channels, h, w).
+
+        Raises:
+            TrainingError: For networks whose stages are not known.
+        """
+        if self._map_tap is None:
+            self._map_tap = MapTap(self._network)
+        self._look(crops, crops.shape[1])
+        return self._map_tap.maps
+
+    def _look(self, crops: Tensor, size_px: int) -> Tensor:
         kind = self._device.partition(":")[0]
         with torch.no_grad(), torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
             pixels = crops.to(self._device).permute(0, 3, 1, 2).float()
             if self._bgr:
                 pixels = pixels.flip(1)
-            if pixels.shape[-1] != self.size_px:
-                side = (self.size_px, self.size_px)
+            if pixels.shape[-1] != size_px:
+                side = (size_px, size_px)
                 pixels = functional.interpolate(pixels, side, mode="bilinear", antialias=True, align_corners=False)
             pixels = ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
-            logits: Tensor = self._network(pixels).float()[:, self._order]
+            logits: Tensor = self._network(pixels).float()
         return logits

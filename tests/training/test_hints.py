@@ -18,6 +18,7 @@ from dfwatch.training.batches import BatchMaker, open_pools, plain_crops, rows_o
 from dfwatch.training.deck import FAKE
 from dfwatch.training.hints import FILE_NAME, Hints, load_hints
 from dfwatch.training.loop import RunOptions, Trainer
+from dfwatch.training.objective import Teaching
 from dfwatch.training.recipe import BatchSpec, DataSpec, Recipe, Stage, TeacherSpec
 from tests.training.test_loop import recipe, tiny
 
@@ -81,7 +82,7 @@ def trainer(data_root: str, folder: Path, steps: int = 30) -> Trainer:
     pools = open_pools(data_root, made, frozenset())
     hints = load_hints(made, pools, RedTeacher(), str(folder))
     options = RunOptions(folder=str(folder), workers=0, log_every=5)
-    return Trainer(made, options, pools, [], hints=hints, teacher_id="red")
+    return Trainer(made, options, pools, [], Teaching(by="red", hints=hints))
 
 
 def test_the_teacher_looks_at_every_training_crop_once_and_at_no_other(data_root: str, tmp_path: Path) -> None:
@@ -139,10 +140,10 @@ def test_each_crop_of_a_batch_points_at_the_hint_of_its_own_picture(data_root: s
 def test_a_student_learns_its_teachers_features_and_answers(data_root: str, tmp_path: Path) -> None:
     losses: list[float] = []
     run = trainer(data_root, tmp_path, steps=90)
-    before = run.objective.state_dict()["projection.weight"].clone()
+    before = run.objective.state_dict()["features.weight"].clone()
     run.run(lambda entry: losses.append(entry.get("loss", 0.0)))
     assert losses[-1] < 0.7 * losses[0]
-    assert not torch.equal(before, run.objective.state_dict()["projection.weight"])
+    assert not torch.equal(before, run.objective.state_dict()["features.weight"])
     items = [item for item, _ in rows_of(open_pools(data_root, taught(), frozenset())).values()]
     crops = plain_crops(items, 32, 0.0, 0.0)
     answers = RedTeacher()(torch.from_numpy(crops))
@@ -165,4 +166,4 @@ def test_without_hints_a_recipe_that_wants_them_does_not_run(data_root: str, tmp
     made = taught()
     pools = open_pools(data_root, made, frozenset())
     with pytest.raises(TrainingError, match="teacher"):
-        Trainer(made, RunOptions(folder=str(tmp_path), workers=0), pools, [], lambda crops: crops)
+        Trainer(made, RunOptions(folder=str(tmp_path), workers=0), pools, [], Teaching(answer=RedTeacher()))

@@ -17,6 +17,7 @@ from dfwatch.training.augment import AugmentSpec
 from dfwatch.training.batches import BatchMaker, open_pools
 from dfwatch.training.deck import FAKE, REAL, UNLABELLED, Deck
 from dfwatch.training.loop import RunOptions, Trainer, open_measured, open_trainer
+from dfwatch.training.objective import Teaching
 from dfwatch.training.recipe import (
     ArchitectureSpec,
     BatchSpec,
@@ -150,7 +151,7 @@ def test_a_step_asks_the_device_for_nothing(data_root: str, tmp_path: Path) -> N
         resident_px=64,
     )
     pools, options = open_pools(data_root, made, frozenset()), RunOptions(folder=str(tmp_path), workers=0)
-    run = Trainer(made, options, pools, [], lambda crops: crops.float().mean((1, 2))[:, :2])
+    run = Trainer(made, options, pools, [], Teaching(answer=lambda crops: crops.float().mean((1, 2))[:, :2]))
     run.optimizer.step = lambda: None  # type: ignore[assignment, method-assign]
     with _Waits() as waits:
         for batch in run.feed.batches(range(3)):
@@ -167,16 +168,20 @@ def test_time_that_is_up_leaves_a_checkpoint_and_no_step(data_root: str, tmp_pat
     assert (tmp_path / "checkpoint.pt").exists()
 
 
+def zeros(who: str) -> Teaching:
+    return Teaching(by=who, answer=lambda crops: torch.zeros(len(crops), 2))
+
+
 def test_another_teacher_does_not_continue_a_run(data_root: str, tmp_path: Path) -> None:
     taught = recipe(teacher=TeacherSpec(bundle="here"))
     pools, options = (
         open_pools(data_root, taught, frozenset()),
         RunOptions(folder=str(tmp_path), workers=0, stop_at=0.0),
     )
-    Trainer(taught, options, pools, [], lambda crops: torch.zeros(len(crops), 2), teacher_id="first").run()
-    Trainer(taught, options, pools, [], lambda crops: torch.zeros(len(crops), 2), teacher_id="first")
+    Trainer(taught, options, pools, [], zeros("first")).run()
+    Trainer(taught, options, pools, [], zeros("first"))
     with pytest.raises(TrainingError, match="another teacher"):
-        Trainer(taught, options, pools, [], lambda crops: torch.zeros(len(crops), 2), teacher_id="second")
+        Trainer(taught, options, pools, [], zeros("second"))
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(data_root: str, tmp_path: Path) -> None:
@@ -237,7 +242,7 @@ def test_a_student_follows_its_teacher_where_there_are_no_labels(data_root: str,
         return torch.stack([-red, red], 1) / 5
 
     pools = open_pools(data_root, distilling, frozenset())
-    run = Trainer(distilling, options, pools, [], teacher)
+    run = Trainer(distilling, options, pools, [], Teaching(answer=teacher))
     run.run()
     rng = np.random.default_rng(0)
     crops = np.clip(rng.normal(128, 10, (60, 32, 32, 3)) + rng.normal(0, 25, (60, 1, 1, 3)), 0, 255).astype(np.uint8)
