@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LINK_COST = 1.0
 # Measured on 25 videos: 97 % of consecutive crops of one person differ less than this, 3 % of those of two people do.
 SAME_LOOK = 0.25
+# Nobody changes that much from one sampled frame to the next within a scene: another person sits in the same place.
+OTHER_LOOK = 2 * SAME_LOOK
 MAX_SIZE_RATIO = 3.0
 MAX_MISSED_FRAMES = 5
 
@@ -76,12 +78,12 @@ def link_cost(last: Sighting, new: Sighting) -> float:
     first, second = last.face.box, new.face.box
     size_first, size_second = _size(first), _size(second)
     ratio = max(size_first, size_second) / max(min(size_first, size_second), 1e-6)
-    if ratio > MAX_SIZE_RATIO:
+    if ratio > MAX_SIZE_RATIO or unlike >= OTHER_LOOK:
         return float("inf")
     overlap = intersection_over_union(first, second)
     distance = _distance(first, second) / max(size_first, size_second)
     place = min(distance, 4.0) / 4.0 + 0.25 * (ratio - 1.0)
-    # Where the boxes overlap, the look hardly matters: light and pose change, the person does not.
+    # Where the boxes overlap, the look matters less: light and pose change, the person does not.
     return (1.0 - overlap) * (0.5 * place + unlike / SAME_LOOK * 0.75)
 
 

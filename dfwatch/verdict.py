@@ -2,7 +2,8 @@
 
 The rule: a face track's probability is the mean over its faces (the classic mean over sampled frames when there is one
 face), and the video takes the highest stable track. Between the two thresholds the answer is INCONCLUSIVE; without a
-face it is NO_FACE, never REAL, and nothing is ever scored from a whole frame.
+face it is NO_FACE, never REAL, and nothing is ever scored from a whole frame. REAL says that no trace was found, so it
+is not said where several frames show a face that reaches the FAKE threshold, whichever face decides.
 """
 
 from __future__ import annotations
@@ -146,6 +147,10 @@ def decide(
         if have < least and label is not Label.INCONCLUSIVE:
             warnings.append(f"{have} {what}, {least} needed for a firm verdict")
             label = Label.INCONCLUSIVE
+    if label is Label.REAL and (suspect := _frames_reaching(limits.fake, tracks)):
+        warnings.append(f"{suspect} of {reading.sampling.decoded} frames show a face that reaches the FAKE threshold")
+        if suspect >= frames_against_real(needed):
+            label = Label.INCONCLUSIVE
     return Decision(
         label=label,
         confidence={Label.FAKE: p_fake, Label.REAL: 1.0 - p_fake}.get(label),
@@ -163,6 +168,19 @@ def decide(
 def stable_faces_needed(decoded_frames: int, min_track_share: float) -> int:
     """Number of faces that make a track stable: the configured share of the decoded frames, at least one."""
     return max(1, math.ceil(decoded_frames * min_track_share))
+
+
+def frames_against_real(stable_faces: int) -> int:
+    """Number of frames with a face at or above the FAKE threshold from which on REAL is not said.
+
+    Half of what makes a track stable, so that a fake that is cut into short tracks or appears beside a real person is
+    not overlooked; but never a single frame, which a face finder's mistake is enough for.
+    """
+    return max(2, stable_faces // 2)
+
+
+def _frames_reaching(fake: float, tracks: Sequence[TrackScore]) -> int:
+    return len({frame.face.frame_index for track in tracks for frame in track.frames if frame.p_fake >= fake})
 
 
 def _label(p_fake: float, limits: Limits) -> Label:

@@ -9,7 +9,7 @@ from dfwatch.config import FaceSettings, VerdictSettings
 from dfwatch.models.bundle import Calibration, Thresholds
 from dfwatch.reading import Reading
 from dfwatch.reasons import Label
-from dfwatch.verdict import Decision, Limits, decide, limits_in_force, stable_faces_needed
+from dfwatch.verdict import Decision, Limits, decide, frames_against_real, limits_in_force, stable_faces_needed
 from tests.factories import reading
 
 NO_CALIBRATION = Calibration(method="none", parameters={}, fitted_on="")
@@ -91,9 +91,34 @@ def test_the_highest_stable_track_decides() -> None:
 
 def test_a_short_track_does_not_decide() -> None:
     read = reading([range(20), range(2)])
-    decision = judged(read, [0.1] * 20 + [0.99] * 2)
-    assert (decision.label, decision.decided_by) == (Label.REAL, 0)
+    decision = judged(read, [0.9] * 20 + [0.01] * 2)
+    assert (decision.label, decision.decided_by) == (Label.FAKE, 0)
     assert [track.stable for track in decision.tracks] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("tracks", "scores"),
+    [
+        # A fake that cuts divide into short tracks, beside a real face that is seen for long enough to decide.
+        ([range(4), range(6, 10), range(12, 16), range(15, 20)], [0.99] * 12 + [0.02] * 5),
+        ([[number] for number in range(20)], [0.99] * 5 + [0.05] * 15),
+        ([range(20)], [0.99] * 5 + [0.05] * 15),
+        ([range(20), range(2)], [0.1] * 20 + [0.99] * 2),
+    ],
+    ids=["cut into pieces", "a montage", "a quarter of one track", "two frames beside"],
+)
+def test_real_is_not_said_where_several_frames_show_a_fake(tracks: list[range], scores: list[float]) -> None:
+    decision = judged(reading(tracks), scores)
+    assert decision.p_fake is not None
+    assert decision.p_fake <= LIMITS.real
+    assert (decision.label, decision.confidence) == (Label.INCONCLUSIVE, None)
+    assert "reach" in decision.warnings[-1]
+
+
+def test_a_single_frame_is_told_of_and_changes_nothing() -> None:
+    decision = judged(reading([range(20), [7]]), [0.1] * 20 + [0.99])
+    assert decision.label is Label.REAL
+    assert decision.warnings == ("1 of 20 frames show a face that reaches the FAKE threshold",)
 
 
 def test_short_tracks_are_taken_together_when_none_is_stable() -> None:
@@ -165,5 +190,8 @@ def test_a_verdict_never_claims_more_than_its_faces(
     if decision.label in {Label.FAKE, Label.REAL}:
         seen = {i for t in tracks for i in t} if decision.decided_by is None else tracks[decision.decided_by]
         assert len(seen) >= stable_faces_needed(20, share)
+    if decision.label is Label.REAL:
+        reaching = {f.face.frame_index for t in decision.tracks for f in t.frames if f.p_fake >= LIMITS.fake}
+        assert len(reaching) < frames_against_real(stable_faces_needed(20, share))
     ends = [0.0] + [edge for segment in decision.segments for edge in (segment.start_s, segment.end_s)] + [10.0]
     assert ends == sorted(ends)
