@@ -63,7 +63,8 @@ def render(bundle: Bundle) -> str:
         *(f"- {line}" for line in bundle.training.data),
         "",
         (
-            "Groups (source videos, identities) never cross the split; the hashes of those trained on are in "
+            "Groups (source videos or people, as the data set has them) never cross the split; the hashes of those "
+            "trained on are in "
             f"`{bundle.training.groups_file}`, and `dfwatch evaluate` refuses to report on them."
         ),
         (
