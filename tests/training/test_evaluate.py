@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import html.parser
 import json
 import shutil
@@ -17,9 +18,10 @@ from dfwatch.training import commands, robustness
 from dfwatch.training.deck import Item
 from dfwatch.training.judging import Judged, judge_crops, refuse_trained
 from dfwatch.training.loop import LOG_NAME
+from dfwatch.training.metrics import right_among_flagged, upper_bound
 from dfwatch.training.packs import Pack, PackWriter
 from dfwatch.training.report import as_json, markdown, page, write_report
-from dfwatch.training.summary import evaluate
+from dfwatch.training.summary import evaluate, operating_point
 from tests.training.made import face_like, jpeg, record
 from tests.training.test_loop import tiny
 
@@ -219,6 +221,18 @@ def test_the_report_says_what_other_thresholds_would_do(trained: tuple[Path, Pat
     assert text.count("(shipped)") == 1
 
 
+def test_twenty_videos_of_a_person_are_no_more_evidence_than_one(trained: tuple[Path, Path]) -> None:
+    judged = some_judged(load_bundle(trained[0]))
+    again = [dataclasses.replace(item, name=f"{number}") for item in judged for number in range(20)]
+    once, often = (operating_point(items, 0.95, rounds=5) for items in (judged, again))
+    assert once.false_alarms.value == 0
+    assert often.right_if_even == once.right_if_even
+    # A single accused video of a person is a false alarm of that person.
+    accused = operating_point([*again, dataclasses.replace(judged[0], p_fake=0.99)], 0.95, rounds=5)
+    most = upper_bound(1, 20, 0.95)
+    assert accused.right_if_even == pytest.approx(right_among_flagged(once.hits.value, most, 0.5))
+
+
 def test_the_page_is_whole_and_needs_nothing_else(trained: tuple[Path, Path], tmp_path: Path) -> None:
     bundle = load_bundle(trained[0])
     log = [json.loads(line) for line in (trained[1] / LOG_NAME).read_text().splitlines()]
@@ -248,8 +262,6 @@ def test_the_page_is_whole_and_needs_nothing_else(trained: tuple[Path, Path], tm
 
 
 def test_crops_of_one_video_are_averaged(trained: tuple[Path, Path], pack: Pack) -> None:
-    import dataclasses
-
     bundle = load_bundle(trained[0])
     reals = [item for item in pack.records if item.label == "REAL"][:3]
     items = [Item(pack, dataclasses.replace(item, video="one video")) for item in reals]
