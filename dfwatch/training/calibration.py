@@ -26,7 +26,13 @@ def logit(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.log(clipped) - np.log1p(-clipped), np.float64)
 
 
-def fit_calibration(method: str, labels: NDArray[np.int64], p_fake: NDArray[np.float64], fitted_on: str) -> Calibration:
+def fit_calibration(
+    method: str,
+    labels: NDArray[np.int64],
+    p_fake: NDArray[np.float64],
+    fitted_on: str,
+    weights: NDArray[np.float64] | None = None,
+) -> Calibration:
     """Fit ``temperature`` (Guo et al., ICML 2017), ``platt`` (Platt, 1999) or ``none``.
 
     Args:
@@ -35,6 +41,7 @@ def fit_calibration(method: str, labels: NDArray[np.int64], p_fake: NDArray[np.f
             the calibrated probability assumes that half of all videos are fake.
         p_fake: Raw p(fake) of the same crops.
         fitted_on: The data, in words.
+        weights: How much each crop weighs within its label; None: all the same.
 
     Raises:
         TrainingError: When a label is missing, or higher scores do not go with fakes.
@@ -44,18 +51,20 @@ def fit_calibration(method: str, labels: NDArray[np.int64], p_fake: NDArray[np.f
     if len(np.unique(labels)) < 2:
         raise TrainingError("fitting the calibration on", fitted_on, "both labels are needed")
     logits = logit(p_fake)
-    weights = np.where(labels == 1, 0.5 / np.mean(labels == 1), 0.5 / np.mean(labels == 0))
+    own = np.ones(len(labels)) if weights is None else weights / np.mean(weights)
+    shares = [float(np.average(labels == label, weights=own)) for label in (0, 1)]
+    balanced = own * np.where(labels == 1, 0.5 / shares[1], 0.5 / shares[0])
     if method == "temperature":
         signs = np.where(labels == 1, -1.0, 1.0)
 
         def loss(log_heat: float) -> float:
-            return float(np.mean(weights * np.logaddexp(0, signs * logits / np.exp(log_heat))))
+            return float(np.mean(balanced * np.logaddexp(0, signs * logits / np.exp(log_heat))))
 
         heat = float(np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))
         return Calibration(method="temperature", parameters={"temperature": heat}, fitted_on=fitted_on)
     if method != "platt":
         raise TrainingError("fitting the calibration", method, "known are none, temperature and platt")
-    model = LogisticRegression(C=1e6, max_iter=1000).fit(logits[:, None], labels, sample_weight=weights)
+    model = LogisticRegression(C=1e6, max_iter=1000).fit(logits[:, None], labels, sample_weight=balanced)
     slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
     if slope <= 0:
         raise TrainingError("fitting the calibration on", fitted_on, "fakes score lower than reals")

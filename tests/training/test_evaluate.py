@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
 import html.parser
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,6 +143,45 @@ def test_the_fake_threshold_can_come_from_real_videos_with_several_frames(
     # Nobody whom the model was trained on may say how rarely it accuses.
     with pytest.raises(TrainingError, match="trained on"):
         call(*words, "made")
+
+
+def test_thresholds_are_chosen_on_what_evaluate_will_see_and_every_crop_is_scored_once(
+    trained: tuple[Path, Path], data_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Counting(SpotFinder):
+        def score(self, crops: np.ndarray) -> np.ndarray:
+            asked.append(len(crops))
+            # One frame of each video looks fake without doubt: calibrating the mean is then not the mean of calibrated.
+            return np.where(crops[:, 0, 0, 0] > 250, 0.999, super().score(crops)).astype(np.float32)
+
+    monkeypatch.setattr(commands, "Detector", SimpleNamespace(load=lambda bundle, _: Counting(bundle)))
+    rng = np.random.default_rng(0)
+    with PackWriter(str(tmp_path / "data" / "videos")) as writer:
+        for number in range(120):
+            for label in ("REAL", "FAKE"):
+                for frame in range(4):
+                    crop = face_like(rng)
+                    if label == "FAKE":
+                        crop[24:40, 24:40] = np.clip(crop[24:40, 24:40].astype(int) + 30, 0, 255).astype(np.uint8)
+                    crop[:8, :8] = 255 if frame == 0 else np.minimum(crop[:8, :8], 240)
+                    named = record(f"{label}{number}-{frame}", label, f"new{number}", video=f"{label}{number}")
+                    writer.add(jpeg(crop), dataclasses.replace(named, split="select"))
+    bundle = Path(shutil.copytree(trained[0], tmp_path / "bundle"))
+    data = ["--data", str(tmp_path / "data"), "--pack", "videos"]
+    assert call("calibrate", str(bundle), *data, "--false-alarms", "0.1", "--misses", "0.05") == 0
+    assert sum(asked) == 120 * 2 * 4
+    after = load_bundle(bundle)
+    words = ["evaluate", str(bundle), *data, "--split", "select", "--out", str(tmp_path / "report"), "--rounds", "2"]
+    assert call(*words) == 0
+    with (tmp_path / "report" / "scores.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    reals = [row["verdict"] == "FAKE" for row in rows if row["label"] in {"0", "REAL"}]
+    fakes = [row["verdict"] == "REAL" for row in rows if row["label"] in {"1", "FAKE"}]
+    assert (len(reals), len(fakes)) == (120, 120)
+    assert np.mean(reals) == pytest.approx(after.thresholds.false_positive_rate)
+    assert np.mean(fakes) == 0.05
 
 
 @pytest.mark.usefixtures("_spot_finder")

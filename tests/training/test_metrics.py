@@ -90,6 +90,21 @@ def test_calibration_undoes_a_known_distortion(method: str) -> None:
         assert calibration.parameters["slope"] == pytest.approx(1 / 3, rel=0.05)
 
 
+@pytest.mark.parametrize("method", ["temperature", "platt"])
+def test_many_frames_of_a_video_weigh_as_much_as_one_and_labels_stay_even(method: str) -> None:
+    rng = np.random.default_rng(4)
+    labels = np.repeat([0, 1], [60, 20])
+    scores = 1 / (1 + np.exp(-(rng.normal(0, 1, 80) + 2 * labels - 1)))
+    frames = rng.integers(1, 17, 80)
+    once = fit_calibration(method, labels, scores, "videos")
+    often = fit_calibration(
+        method, np.repeat(labels, frames), np.repeat(scores, frames), "frames", 1 / np.repeat(frames, frames)
+    )
+    assert fit_calibration(method, labels, scores, "videos", np.ones(80)) == once
+    for name, value in once.parameters.items():
+        assert often.parameters[name] == pytest.approx(value, rel=1e-3)
+
+
 def test_a_detector_that_points_the_wrong_way_is_not_turned_round() -> None:
     with pytest.raises(TrainingError, match="fakes score lower"):
         fit_calibration("platt", 1 - LABELS, SCORES, "made-up data")
