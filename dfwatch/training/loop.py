@@ -334,9 +334,18 @@ class Trainer:
             raise TrainingError(
                 "resuming the run in", self.options.folder, "it was begun with another teacher", hint="use a new folder"
             )
+        # Checkpoints older than the objective lack it; only one without weights of its own can go on from there.
+        objective = saved.get("objective", {})
+        if objective.keys() != self.objective.state_dict().keys():
+            raise TrainingError(
+                "resuming the run in",
+                self.options.folder,
+                "its checkpoint lacks the objective",
+                hint="use a new folder",
+            )
         self.network.load_state_dict(saved["network"])
         self.averaged.load(saved["averaged"])
-        self.objective.load_state_dict(saved["objective"])
+        self.objective.load_state_dict(objective)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.progress = Progress(saved["step"], saved["best_auc"], saved["best_step"], saved["finished"])
         best = read_best(self.options.folder)

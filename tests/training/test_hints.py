@@ -162,6 +162,18 @@ def test_a_stopped_run_with_hints_ends_with_the_same_weights(data_root: str, tmp
         assert torch.equal(value, again.averaged.state[name]), name
 
 
+def test_a_checkpoint_without_the_objective_does_not_continue_a_run_that_learns_features(
+    data_root: str, tmp_path: Path
+) -> None:
+    trainer(data_root, tmp_path, steps=2).run()
+    path = tmp_path / "checkpoint.pt"
+    saved = torch.load(path, weights_only=True)
+    del saved["objective"]
+    torch.save(saved, path)
+    with pytest.raises(TrainingError, match="lacks the objective"):
+        trainer(data_root, tmp_path, steps=2)
+
+
 def test_without_hints_a_recipe_that_wants_them_does_not_run(data_root: str, tmp_path: Path) -> None:
     made = taught()
     pools = open_pools(data_root, made, frozenset())

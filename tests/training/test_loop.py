@@ -210,6 +210,15 @@ def test_another_recipe_does_not_continue_a_run(data_root: str, tmp_path: Path) 
         trainer(data_root, tmp_path, recipe(seed=9))
 
 
+def test_a_checkpoint_older_than_the_objective_goes_on(data_root: str, tmp_path: Path) -> None:
+    trainer(data_root, tmp_path, recipe(), stop_at=0.0).run()
+    path = tmp_path / "checkpoint.pt"
+    saved = torch.load(path, weights_only=True)
+    del saved["objective"]
+    torch.save(saved, path)
+    assert trainer(data_root, tmp_path, recipe()).run().finished
+
+
 def test_patience_ends_a_run_that_no_longer_improves(data_root: str, tmp_path: Path) -> None:
     run = trainer(
         data_root, tmp_path, recipe(stages=(Stage(size_px=32, steps=2000, batch=BATCH),), measure_every=5, patience=2)
