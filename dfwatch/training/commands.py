@@ -178,7 +178,9 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
         miss_rate=arguments.misses,
         confidence=None if arguments.no_guarantee else 0.9,
     )
-    update_bundle(bundle, calibration=calibration, thresholds=thresholds)
+    # Figures of an evaluation were those of the calibration and thresholds that are now replaced.
+    kept = {name: facts for name, facts in bundle.metrics.items() if name == "training"}
+    update_bundle(bundle, calibration=calibration, thresholds=thresholds, metrics=kept)
     values = ", ".join(f"{name} {value:.4f}" for name, value in calibration.parameters.items())
     _say(
         f"{calibration.method} {values}; REAL at or below {thresholds.real:.4f}, FAKE at or above {thresholds.fake:.4f}"

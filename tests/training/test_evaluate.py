@@ -117,6 +117,11 @@ def test_calibrate_then_evaluate_store_what_they_found(
     assert "### held out" in stored.card_text
     assert stored.weights_sha256 == after.weights_sha256
     assert stored.metrics["training"]["steps_trained"] == 40
+    # Another calibration: what was measured under the old one is no longer true.
+    assert call(*few, "--false-alarms", "0.6") == 0
+    again = load_bundle(bundle)
+    assert again.metrics == {"training": stored.metrics["training"]}
+    assert "### held out" not in again.card_text
 
 
 @pytest.mark.usefixtures("_spot_finder")
