@@ -16,10 +16,12 @@ import torch
 
 from dfwatch.errors import TrainingError
 from dfwatch.models import architectures
+from dfwatch.models.bundle import group_hash
 from dfwatch.training.batches import open_items, open_pools, plain_crops
 from dfwatch.training.deck import FAKE, Item, Pools
 from dfwatch.training.feeding import Feed
 from dfwatch.training.hints import load_hints
+from dfwatch.training.lineage import inherited_groups, read_groups, refuse_known, write_groups
 from dfwatch.training.metrics import auc
 from dfwatch.training.objective import Objective, Teaching
 from dfwatch.training.optim import Averaged, build_optimizer, learning_rate
@@ -52,7 +54,8 @@ class RunOptions:
         workers: Loader processes; 0 makes the batches in the training process.
         threads: CPU threads of torch; 0 leaves torch's choice.
         stop_at: Stop with a checkpoint before the monotonic clock shows this; None: run to the end.
-        parts_folder: Also keep the best weights (in parts, in half precision) and the log there, to be carried away.
+        parts_folder: Also keep the best weights (in parts, in half precision), the log and the groups trained on there,
+            to be carried away.
         checkpoint_every_s: Seconds between two checkpoints.
         log_every: Steps between two lines of the log.
     """
@@ -386,9 +389,18 @@ def open_trainer(
     excluded: frozenset[str],
     hinting: Callable[[int, int], None] = lambda *_: None,
 ) -> Trainer:
-    """Open data and teacher and build the trainer of a recipe; ``hinting`` hears of crops that the teacher looks at."""
+    """Open data and teacher and build the trainer of a recipe; ``hinting`` hears of crops that the teacher looks at.
+
+    The run's folder, and that of its parts, then keep what the run, its first weights and its teacher are trained on.
+
+    Raises:
+        TrainingError: When the first weights or the teacher know groups of the select part.
+    """
     packs: dict[str, Pack] = {}
     pools = open_pools(data_root, recipe, excluded, packs)
+    measured = open_measured(data_root, recipe, excluded, packs)
+    inherited = inherited_groups(recipe)
+    refuse_known(recipe, inherited, measured)
     teaching = None
     if recipe.teacher is not None:
         from dfwatch.training.teacher import Teacher  # noqa: PLC0415 - only distillation needs it
@@ -396,4 +408,11 @@ def open_trainer(
         teacher = Teacher(recipe.teacher.bundle, options.device)
         hints = load_hints(recipe, pools, teacher, options.folder, hinting) if recipe.teacher.once else None
         teaching = Teaching(by=teacher.weights_sha256, answer=teacher, hints=hints, maps=teacher.maps)
-    return Trainer(recipe, options, pools, open_measured(data_root, recipe, excluded, packs), teaching)
+    trainer = Trainer(recipe, options, pools, measured, teaching)
+    seen = inherited | {group_hash(group) for group in pools.groups}
+    if trainer.progress.step:
+        # Its earlier pieces may have had other data.
+        seen |= read_groups(options.folder)
+    for folder in filter(None, (options.folder, options.parts_folder)):
+        write_groups(folder, seen)
+    return trainer
