@@ -26,6 +26,7 @@ from dfwatch.training.metrics import auc
 from dfwatch.training.objective import Objective, Teaching
 from dfwatch.training.optim import Averaged, build_optimizer, learning_rate
 from dfwatch.training.pretrained import load_initial, quiet_classifier
+from dfwatch.training.splits import SPLITS, check_disjoint, take
 from dfwatch.training.weights_files import read_best, save_best, save_parts
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from dfwatch.training.ondevice.batches import TensorBatch
     from dfwatch.training.packs import Pack
     from dfwatch.training.recipe import Recipe
+    from dfwatch.training.records import Record
 
 CHECKPOINT_NAME = "checkpoint.pt"
 LOG_NAME = "log.jsonl"
@@ -394,11 +396,13 @@ def open_trainer(
     The run's folder, and that of its parts, then keep what the run, its first weights and its teacher are trained on.
 
     Raises:
-        TrainingError: When the first weights or the teacher know groups of the select part.
+        TrainingError: When a group is in two parts of the data, or the first weights or the teacher know groups of the
+            select part.
     """
     packs: dict[str, Pack] = {}
     pools = open_pools(data_root, recipe, excluded, packs)
     measured = open_measured(data_root, recipe, excluded, packs)
+    check_disjoint([take(_records(packs), split, recipe.data.split, excluded) for split in SPLITS])
     inherited = inherited_groups(recipe)
     refuse_known(recipe, inherited, measured)
     teaching = None
@@ -416,3 +420,7 @@ def open_trainer(
     for folder in filter(None, (options.folder, options.parts_folder)):
         write_groups(folder, seen)
     return trainer
+
+
+def _records(packs: dict[str, Pack]) -> list[Record]:
+    return [record for pack in packs.values() for record in pack.records]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from dfwatch.training.recipe import (
     Stage,
     TeacherSpec,
 )
+from dfwatch.training.records import INDEX_NAME, read_index, write_index
+from dfwatch.training.splits import SplitRule
 
 BATCH = BatchSpec(labelled=8, blended=4)
 
@@ -300,6 +304,21 @@ def test_an_empty_select_part_is_refused_with_advice(data_root: str) -> None:
     held_out = frozenset(item.record.group for item in open_measured(data_root, made, frozenset()))
     with pytest.raises(TrainingError, match="0 real and 0 fake"):
         open_measured(data_root, made, held_out)
+
+
+def test_a_group_in_two_parts_of_the_packs_is_refused(data_root: str, tmp_path: Path) -> None:
+    pack = Path(shutil.copytree(Path(data_root) / "made", tmp_path / "data" / "made"))
+    # One pack says that a group is tested, which another trains on.
+    other = Path(shutil.copytree(pack, tmp_path / "data" / "other"))
+    trained = next(name for name in (f"group{number}" for number in range(60)) if SplitRule().of_group(name) == "train")
+    records = [
+        dataclasses.replace(item, split="test") if item.group == trained else item
+        for item in read_index(str(other / INDEX_NAME))
+    ]
+    write_index(str(other / INDEX_NAME), records)
+    made = recipe(data=DataSpec(packs=("made",), blend_packs=("other",), margin=0.0, shift_y=0.0))
+    with pytest.raises(TrainingError, match=f"{trained}: this group is in two parts"):
+        trainer(str(tmp_path / "data"), tmp_path / "run", made)
 
 
 def test_an_empty_training_part_is_refused(data_root: str) -> None:
