@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from dfwatch.training.cli import INCOMPLETE
 from dfwatch.training.crops import CutSpec
 from dfwatch.training.deck import Item
 from dfwatch.training.export import export_bundle, read_log, split_rule, update_bundle
+from dfwatch.training.hints import StoppedError
 from dfwatch.training.judging import (
     gather_videos,
     judge_crops,
@@ -102,12 +104,16 @@ def run_train(arguments: argparse.Namespace) -> int:
         if not arguments.bundle:
             raise TrainingError("writing the bundle", arguments.run, "--bundle is missing")
         return _export(arguments, recipe, open_pools(arguments.data, recipe, excluded).groups)
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
     options = RunOptions(
         folder=arguments.run,
         device=_device(arguments.device),
         workers=arguments.workers,
         threads=arguments.threads,
         stop_at=arguments.began_at + 60 * arguments.max_minutes if arguments.max_minutes else None,
+        stop_asked=asked.is_set,
         parts_folder=arguments.parts,
     )
     if options.device == "cpu":
@@ -118,14 +124,12 @@ def run_train(arguments: argparse.Namespace) -> int:
             bar.total = total
             bar.update(done - bar.n)
 
-        trainer = open_trainer(arguments.data, recipe, options, excluded, hinting)
+        try:
+            trainer = open_trainer(arguments.data, recipe, options, excluded, hinting)
+        except StoppedError:
+            _say(f"stopped before the teacher had looked at every crop; {arguments.run} keeps what it has said")
+            return INCOMPLETE
     _say(f"{recipe.id}: step {trainer.progress.step} of {recipe.total_steps} on {options.device}")
-
-    def stop(_signal: int, _frame: object) -> None:
-        trainer.stop_requested = True
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     progress = trainer.run(_report)
     _say(f"best AUC {progress.best_auc:.4f} at step {progress.best_step}; weights and log in {arguments.run}")
     if arguments.bundle and progress.best_step:

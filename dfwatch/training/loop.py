@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -56,6 +57,7 @@ class RunOptions:
         workers: Loader processes; 0 makes the batches in the training process.
         threads: CPU threads of torch; 0 leaves torch's choice.
         stop_at: Stop with a checkpoint before the monotonic clock shows this; None: run to the end.
+        stop_asked: Asked between two steps, and between two pieces of the teacher's first look, whether to stop there.
         parts_folder: Also keep the best weights (in parts, in half precision), the log and the groups trained on there,
             to be carried away.
         checkpoint_every_s: Seconds between two checkpoints.
@@ -67,9 +69,14 @@ class RunOptions:
     workers: int = 1
     threads: int = 0
     stop_at: float | None = None
+    stop_asked: Callable[[], bool] = lambda: False
     parts_folder: str = ""
     checkpoint_every_s: float = 120.0
     log_every: int = 50
+
+    def must_stop(self, needed_s: float) -> bool:
+        """Whether somebody asked to stop, or there is less time left than ``needed_s``."""
+        return self.stop_asked() or (self.stop_at is not None and time.monotonic() + needed_s > self.stop_at)
 
 
 @dataclass(slots=True)
@@ -117,6 +124,8 @@ class Trainer:
     ) -> None:
         self.recipe, self.options = recipe, options
         self.taught_by = "" if teaching is None else teaching.by
+        if teaching is not None and teaching.hints is not None:
+            teaching = dataclasses.replace(teaching, hints=teaching.hints.to(options.device))
         if options.threads:
             torch.set_num_threads(options.threads)
         torch.manual_seed(recipe.seed)
@@ -194,12 +203,10 @@ class Trainer:
 
     def _must_stop(self) -> bool:
         """Whether somebody asked for it, or the time is just enough to leave everything in order."""
-        if self.options.stop_at is None:
-            return self.stop_requested
         needed_s = _ENDING_S + self._saving_s
         if (self.progress.step + 1) % self.recipe.measure_every == 0:
             needed_s += self._measuring_s + self._saving_s
-        return self.stop_requested or time.monotonic() + needed_s > self.options.stop_at
+        return self.stop_requested or self.options.must_stop(needed_s)
 
     def _mean_loss(self, steps: int) -> float:
         """Look at the device: the mean loss of the last steps.
@@ -398,6 +405,7 @@ def open_trainer(
     Raises:
         TrainingError: When a group is in two parts of the data, or the first weights or the teacher know groups of the
             select part.
+        StoppedError: When the run was to stop before the teacher had looked at every crop.
     """
     packs: dict[str, Pack] = {}
     pools = open_pools(data_root, recipe, excluded, packs)
@@ -410,7 +418,9 @@ def open_trainer(
         from dfwatch.training.teacher import Teacher  # noqa: PLC0415 - only distillation needs it
 
         teacher = Teacher(recipe.teacher.bundle, options.device)
-        hints = load_hints(recipe, pools, teacher, options.folder, hinting) if recipe.teacher.once else None
+        hints = None
+        if recipe.teacher.once:
+            hints = load_hints(recipe, pools, teacher, options.folder, progress=hinting, must_stop=options.must_stop)
         teaching = Teaching(by=teacher.weights_sha256, answer=teacher, hints=hints, maps=teacher.maps)
     trainer = Trainer(recipe, options, pools, measured, teaching)
     seen = inherited | {group_hash(group) for group in pools.groups}
