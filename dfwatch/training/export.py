@@ -62,8 +62,7 @@ def export_bundle(run_folder: str, recipe: Recipe, folder: str, groups: Iterable
     weights = read_best(run_folder)
     if weights is None:
         raise TrainingError("exporting a bundle from", run_folder, "it holds no weights yet", hint="train longer")
-    best = [entry for entry in read_log(run_folder) if entry["event"] == "measure" and entry["auc"] is not None]
-    best_entry = max(best, key=lambda entry: float(entry["auc"])) if best else {}
+    best_entry = _best_entry(read_log(run_folder))
     size_px = recipe.about.input_px or int(best_entry.get("size_px", recipe.stages[-1].size_px))
     # Runs from before there was a list inherit what the recipe says.
     known = read_groups(run_folder) or inherited_groups(recipe)
@@ -90,6 +89,18 @@ def export_bundle(run_folder: str, recipe: Recipe, folder: str, groups: Iterable
         card=CARD_FILE,
     )
     return _write(folder, bundle, half_precision(weights))
+
+
+def _best_entry(log: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the log's entry of the measurement that the best weights come from; an empty one where there is none."""
+    measured = [entry for entry in log if entry["event"] == "measure" and entry["auc"] is not None]
+    if not measured:
+        return {}
+    step = measured[-1].get("best_step")
+    # A step stands there twice where a killed run has done it again.
+    named = [entry for entry in measured if entry["step"] == step]
+    # Logs from before the step was named have the AUC alone, rounded: of equal ones the first is taken.
+    return named[-1] if named else max(measured, key=lambda entry: float(entry["auc"]))
 
 
 def _training_facts(run_folder: str, best_entry: dict[str, Any], recipe: Recipe) -> dict[str, Any]:

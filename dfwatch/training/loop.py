@@ -286,6 +286,7 @@ class Trainer:
             accuracy=round(float(np.mean((scores > 0) == (labels == 1))), 4),
             loss=round(loss, 4),
             best_auc=round(progress.best_auc, 4),
+            best_step=progress.best_step,
             crops=len(labels),
             took_s=round(self._measuring_s, 1),
         )

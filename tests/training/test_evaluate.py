@@ -18,10 +18,12 @@ from dfwatch.models import architectures
 from dfwatch.models.bundle import Bundle, load_bundle
 from dfwatch.training import commands, robustness
 from dfwatch.training.deck import Item
+from dfwatch.training.export import export_bundle
 from dfwatch.training.judging import Judged, judge_crops, refuse_trained
 from dfwatch.training.loop import LOG_NAME
 from dfwatch.training.metrics import right_among_flagged, upper_bound
 from dfwatch.training.packs import Pack, PackWriter
+from dfwatch.training.recipe import load_recipe
 from dfwatch.training.report import as_json, markdown, page, write_report
 from dfwatch.training.summary import evaluate, operating_point
 from tests.training.made import face_like, jpeg, record
@@ -88,6 +90,29 @@ def test_a_run_becomes_a_bundle_with_a_card(trained: tuple[Path, Path]) -> None:
     assert len(bundle.trained_groups()) > 30
     assert "Finds bright spots." in bundle.card_text
     assert "Everything else." in bundle.card_text
+
+
+def test_a_bundle_names_the_step_of_its_weights_where_rounded_figures_tie(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained[1], tmp_path / "run"))
+    made = load_recipe(str(trained[0].parent / "recipe.yaml"))
+    log = [json.loads(line) for line in (run / LOG_NAME).read_text().splitlines()]
+    measured = [entry for entry in log if entry["event"] == "measure"]
+    assert measured[-1]["best_step"] in {20, 40}
+    ties = [
+        {**measured[0], "step": 20, "size_px": 32, "auc": 0.9876, "best_step": 20},
+        {**measured[0], "step": 40, "size_px": 48, "auc": 0.9876, "best_step": 40},
+        {**measured[0], "step": 60, "size_px": 64, "auc": 0.9, "best_step": 40},
+    ]
+    (run / LOG_NAME).write_text("".join(json.dumps(entry) + "\n" for entry in ties))
+    bundle = export_bundle(str(run), made, str(tmp_path / "bundle"), ())
+    assert (bundle.input.size_px, bundle.metrics["training"]["weights_of_step"]) == (48, 40)
+    # Older logs do not name the step.
+    for entry in ties:
+        del entry["best_step"]
+    (run / LOG_NAME).write_text("".join(json.dumps(entry) + "\n" for entry in ties))
+    assert export_bundle(str(run), made, str(tmp_path / "old"), ()).metrics["training"]["weights_of_step"] == 20
 
 
 @pytest.mark.usefixtures("_spot_finder")
