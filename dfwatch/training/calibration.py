@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 
 from dfwatch.errors import TrainingError
 from dfwatch.models.bundle import Calibration, Thresholds
-from dfwatch.training.metrics import upper_bound
+from dfwatch.training.metrics import highest_of_groups, upper_bound
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +26,13 @@ def logit(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.log(clipped) - np.log1p(-clipped), np.float64)
 
 
-def fit_calibration(method: str, labels: NDArray[np.int64], p_fake: NDArray[np.float64], fitted_on: str) -> Calibration:
+def fit_calibration(
+    method: str,
+    labels: NDArray[np.int64],
+    p_fake: NDArray[np.float64],
+    fitted_on: str,
+    weights: NDArray[np.float64] | None = None,
+) -> Calibration:
     """Fit ``temperature`` (Guo et al., ICML 2017), ``platt`` (Platt, 1999) or ``none``.
 
     Args:
@@ -36,6 +41,7 @@ def fit_calibration(method: str, labels: NDArray[np.int64], p_fake: NDArray[np.f
             the calibrated probability assumes that half of all videos are fake.
         p_fake: Raw p(fake) of the same crops.
         fitted_on: The data, in words.
+        weights: How much each crop weighs within its label; None: all the same.
 
     Raises:
         TrainingError: When a label is missing, or higher scores do not go with fakes.
@@ -45,18 +51,20 @@ def fit_calibration(method: str, labels: NDArray[np.int64], p_fake: NDArray[np.f
     if len(np.unique(labels)) < 2:
         raise TrainingError("fitting the calibration on", fitted_on, "both labels are needed")
     logits = logit(p_fake)
-    weights = np.where(labels == 1, 0.5 / np.mean(labels == 1), 0.5 / np.mean(labels == 0))
+    own = np.ones(len(labels)) if weights is None else weights / np.mean(weights)
+    shares = [float(np.average(labels == label, weights=own)) for label in (0, 1)]
+    balanced = own * np.where(labels == 1, 0.5 / shares[1], 0.5 / shares[0])
     if method == "temperature":
         signs = np.where(labels == 1, -1.0, 1.0)
 
         def loss(log_heat: float) -> float:
-            return float(np.mean(weights * np.logaddexp(0, signs * logits / np.exp(log_heat))))
+            return float(np.mean(balanced * np.logaddexp(0, signs * logits / np.exp(log_heat))))
 
         heat = float(np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))
         return Calibration(method="temperature", parameters={"temperature": heat}, fitted_on=fitted_on)
     if method != "platt":
         raise TrainingError("fitting the calibration", method, "known are none, temperature and platt")
-    model = LogisticRegression(C=1e6, max_iter=1000).fit(logits[:, None], labels, sample_weight=weights)
+    model = LogisticRegression(C=1e6, max_iter=1000).fit(logits[:, None], labels, sample_weight=balanced)
     slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
     if slope <= 0:
         raise TrainingError("fitting the calibration on", fitted_on, "fakes score lower than reals")
@@ -73,18 +81,23 @@ def choose_thresholds(
     miss_rate: float = 0.05,
     confidence: float | None = 0.9,
 ) -> Thresholds:
-    """Choose both thresholds from calibrated probabilities of held-out crops.
+    """Choose both thresholds from the calibrated probabilities of held-out videos, one for each video.
 
-    FAKE is the lowest threshold that keeps the share of real groups called FAKE under ``false_positive_rate`` with
-    the given confidence (one-sided Clopper-Pearson bound), so that a new sample of the same kind stays under it too.
-    REAL is the highest threshold that calls at most ``miss_rate`` of the fake groups REAL. A group is called by the
-    mean over its crops of one label. With ``confidence`` None the plain share decides, and ``chosen_on``
-    says that nothing is promised.
+    FAKE is the lowest threshold that keeps the share of real groups of which any video is called FAKE under
+    ``false_positive_rate`` with the given confidence (one-sided Clopper-Pearson bound), so that a new sample of the
+    same kind stays under it too: each real group stands there with its highest video. Of single real videos it
+    promises the same where each group counts once, however many videos it has. REAL is the highest threshold that
+    calls at most ``miss_rate`` of these single fake videos REAL; it promises nothing of others. Both are multiples of
+    0.0001. With ``confidence`` None the plain share decides, and ``chosen_on`` says that nothing is promised.
+
+    Returns:
+        The thresholds; ``false_positive_rate`` is the share of these real groups of which any video is called FAKE.
 
     Raises:
         TrainingError: When there are too few real groups to promise such a rate.
     """
-    reals, fakes = _group_means(labels, p_fake, groups, 0), _group_means(labels, p_fake, groups, 1)
+    real_groups = [group for group, label in zip(groups, labels, strict=True) if label == 0]
+    reals, fakes = highest_of_groups(p_fake[labels == 0], real_groups), np.sort(p_fake[labels == 1])
     if confidence is None:
         allowed = min(int(false_positive_rate * len(reals)), len(reals) - 1)
         chosen_on += "; too few groups to promise a rate"
@@ -94,23 +107,14 @@ def choose_thresholds(
         raise TrainingError(
             "choosing thresholds on",
             chosen_on,
-            f"{len(reals)} real and {len(fakes)} fake groups are too few for {false_positive_rate:.1%} false alarms",
+            f"{len(reals)} real groups and {len(fakes)} fakes are too few for {false_positive_rate:.1%} false alarms",
             hint="hold out more groups, allow more false alarms, or give --no-guarantee",
         )
-    # A verdict never contradicts its own probability, however well the held-out groups part.
+    # A verdict never contradicts its own probability, however well the held-out videos part.
     fake = max(0.5, _just_above(reals[len(reals) - 1 - allowed]))
-    real = min(0.5, float(np.floor(1e4 * np.quantile(fakes, miss_rate, method="lower")) / 1e4))
+    missed = min(int(miss_rate * len(fakes)), len(fakes) - 1)
+    real = min(0.5, _just_below(fakes[missed]))
     return Thresholds(real=real, fake=fake, false_positive_rate=float(np.mean(reals >= fake)), chosen_on=chosen_on)
-
-
-def _group_means(
-    labels: NDArray[np.int64], p_fake: NDArray[np.float64], groups: Sequence[str], label: int
-) -> NDArray[np.float64]:
-    found: dict[str, list[float]] = defaultdict(list)
-    for place, group in enumerate(groups):
-        if labels[place] == label:
-            found[group].append(float(p_fake[place]))
-    return np.sort([float(np.mean(values)) for values in found.values()])
 
 
 def _allowed_alarms(count: int, rate: float, confidence: float) -> int:
@@ -125,3 +129,7 @@ def _allowed_alarms(count: int, rate: float, confidence: float) -> int:
 
 def _just_above(value: float) -> float:
     return min(1.0, float(np.ceil(value * 1e4 + 1e-9) / 1e4))
+
+
+def _just_below(value: float) -> float:
+    return max(0.0, float((np.ceil(value * 1e4 - 1e-9) - 1) / 1e4))

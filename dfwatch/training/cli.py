@@ -110,13 +110,18 @@ def _add_calibrate(subparsers: Subparsers) -> None:
         "for --pack with a single frame of each video. Nothing of it may have been trained on",
     )
     parser.add_argument("--method", default="platt", choices=("platt", "temperature", "none"), help="(platt)")
-    parser.add_argument("--false-alarms", type=float, default=0.01, help="share of real groups called FAKE (0.01)")
+    parser.add_argument(
+        "--false-alarms",
+        type=float,
+        default=0.01,
+        help="share of real groups of which any video is called FAKE (0.01)",
+    )
     parser.add_argument(
         "--no-guarantee",
         action="store_true",
         help="for few groups: take the plain share of false alarms and say in the bundle that it promises nothing",
     )
-    parser.add_argument("--misses", type=float, default=0.05, help="share of fake groups called REAL (0.05)")
+    parser.add_argument("--misses", type=float, default=0.05, help="share of fake videos called REAL (0.05)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (auto)")
     parser.set_defaults(command=_lazy("run_calibrate"))
 

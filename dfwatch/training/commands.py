@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +25,15 @@ from dfwatch.training.cli import INCOMPLETE
 from dfwatch.training.crops import CutSpec
 from dfwatch.training.deck import Item
 from dfwatch.training.export import export_bundle, read_log, split_rule, update_bundle
-from dfwatch.training.judging import judge_crops, judge_videos, refuse_trained
+from dfwatch.training.hints import StoppedError
+from dfwatch.training.judging import (
+    gather_videos,
+    judge_crops,
+    judge_videos,
+    refuse_trained,
+    score_crops,
+    weights_in_videos,
+)
 from dfwatch.training.loop import RunOptions, open_trainer
 from dfwatch.training.metrics import Cut, auc
 from dfwatch.training.packs import Pack
@@ -32,12 +41,10 @@ from dfwatch.training.prepare import CONTACT_SHEET, PrepareOptions, contact_shee
 from dfwatch.training.recipe import AboutSpec, load_recipe
 from dfwatch.training.report import as_json, write_report
 from dfwatch.training.splits import SplitRule, read_exclusions, take
-from dfwatch.training.summary import evaluate, summarise
+from dfwatch.training.summary import arrays, evaluate, summarise
 
 if TYPE_CHECKING:
     import argparse
-
-    from numpy.typing import NDArray
 
     from dfwatch.models.bundle import Bundle
     from dfwatch.training.judging import Judged
@@ -97,12 +104,16 @@ def run_train(arguments: argparse.Namespace) -> int:
         if not arguments.bundle:
             raise TrainingError("writing the bundle", arguments.run, "--bundle is missing")
         return _export(arguments, recipe, open_pools(arguments.data, recipe, excluded).groups)
+    asked = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: asked.set())
     options = RunOptions(
         folder=arguments.run,
         device=_device(arguments.device),
         workers=arguments.workers,
         threads=arguments.threads,
         stop_at=arguments.began_at + 60 * arguments.max_minutes if arguments.max_minutes else None,
+        stop_asked=asked.is_set,
         parts_folder=arguments.parts,
     )
     if options.device == "cpu":
@@ -113,14 +124,12 @@ def run_train(arguments: argparse.Namespace) -> int:
             bar.total = total
             bar.update(done - bar.n)
 
-        trainer = open_trainer(arguments.data, recipe, options, excluded, hinting)
+        try:
+            trainer = open_trainer(arguments.data, recipe, options, excluded, hinting)
+        except StoppedError:
+            _say(f"stopped before the teacher had looked at every crop; {arguments.run} keeps what it has said")
+            return INCOMPLETE
     _say(f"{recipe.id}: step {trainer.progress.step} of {recipe.total_steps} on {options.device}")
-
-    def stop(_signal: int, _frame: object) -> None:
-        trainer.stop_requested = True
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     progress = trainer.run(_report)
     _say(f"best AUC {progress.best_auc:.4f} at step {progress.best_step}; weights and log in {arguments.run}")
     if arguments.bundle and progress.best_step:
@@ -140,18 +149,19 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     items = _as_many_fakes_as_reals(_items(arguments, split_rule(bundle)))
     refuse_trained(bundle, [item.record.group for item in items], allowed=False)
     detector = Detector.load(bundle, ModelSettings(device=arguments.device))
-    judged = judge_crops(detector, items, keep_pictures=False)
-    labels = np.array([item.label for item in judged], np.int64)
-    raw = np.array([item.p_raw for item in judged])
-    groups = [item.group for item in judged]
+    scored = score_crops(detector, items)
+    frame_labels = np.array([int(item.record.is_fake) for item in items], np.int64)
+    labels, _, groups = arrays(gather_videos(bundle, items, scored))
     reals, fakes = int((labels == 0).sum()), int((labels == 1).sum())
     counts = f"{reals} real and {fakes} fake, {len(set(groups))} groups"
     data = f"{arguments.split} part of {', '.join(arguments.pack)}: {counts}"
-    calibration = fit_calibration(arguments.method, labels, raw, data)
-    _say(f"fitted on {data}, AUC {auc(labels, raw):.4f}")
-    p_fake, chosen_on = calibration.apply(raw), data
+    # Fitted on frames because the service calibrates frames; their mean is what a video is judged by, here as there.
+    calibration = fit_calibration(arguments.method, frame_labels, scored.raw, data, weights_in_videos(items))
+    fitted, chosen_on = dataclasses.replace(bundle, calibration=calibration), data
+    _, p_fake, _ = arrays(gather_videos(fitted, items, scored))
+    _say(f"fitted on {data}, AUC {auc(labels, p_fake):.4f}")
     if arguments.real_videos:
-        videos = _real_videos(arguments, dataclasses.replace(bundle, calibration=calibration), detector)
+        videos = _real_videos(arguments, fitted, detector)
         is_fake = labels == 1
         p_fake = np.concatenate([p_fake[is_fake], [video.p_fake for video in videos]])
         groups = [group for group, fake in zip(groups, is_fake, strict=True) if fake]
@@ -172,7 +182,9 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
         miss_rate=arguments.misses,
         confidence=None if arguments.no_guarantee else 0.9,
     )
-    update_bundle(bundle, calibration=calibration, thresholds=thresholds)
+    # Figures of an evaluation were those of the calibration and thresholds that are now replaced.
+    kept = {name: facts for name, facts in bundle.metrics.items() if name == "training"}
+    update_bundle(bundle, calibration=calibration, thresholds=thresholds, metrics=kept)
     values = ", ".join(f"{name} {value:.4f}" for name, value in calibration.parameters.items())
     _say(
         f"{calibration.method} {values}; REAL at or below {thresholds.real:.4f}, FAKE at or above {thresholds.fake:.4f}"
@@ -190,7 +202,7 @@ def _real_videos(arguments: argparse.Namespace, bundle: Bundle, detector: Detect
         if not record.is_fake and record.video not in excluded and record.group not in excluded
     ]
     refuse_trained(bundle, [item.record.group for item in items], allowed=False)
-    judged = judge_crops(_Calibrated(detector, bundle), items, keep_pictures=False)
+    judged = gather_videos(bundle, items, score_crops(detector, items))
     single = sum(video.faces == 1 for video in judged)
     if single > len(judged) / 2:
         raise TrainingError(
@@ -200,17 +212,6 @@ def _real_videos(arguments: argparse.Namespace, bundle: Bundle, detector: Detect
             hint="prepare it from videos, or from pictures whose column `video` says which belong together",
         )
     return judged
-
-
-@dataclasses.dataclass(frozen=True)
-class _Calibrated:
-    """A detector under another calibration than its bundle's."""
-
-    detector: Detector
-    bundle: Bundle
-
-    def score(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self.detector.score(crops)
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ from dfwatch.models.bundle import (
 from dfwatch.models.checkpoints import half_precision
 from dfwatch.reading import CropSpec
 from dfwatch.training import card
+from dfwatch.training.lineage import GROUPS_FILE, inherited_groups, read_groups, write_groups
 from dfwatch.training.loop import LOG_NAME
 from dfwatch.training.splits import SplitRule
 from dfwatch.training.weights_files import read_best
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from dfwatch.training.recipe import Recipe
 
-GROUPS_FILE = "training_groups.txt"
 _NOT_CHOSEN = "not chosen yet: run `dfwatch calibrate`"
 
 
@@ -53,20 +53,20 @@ def export_bundle(run_folder: str, recipe: Recipe, folder: str, groups: Iterable
         run_folder: Folder of the run: its best weights, whole or in parts, and its log.
         recipe: The recipe that made it.
         folder: Where the bundle goes.
-        groups: Every group that training could touch; ``dfwatch evaluate`` refuses to report on them.
+        groups: Every group that training could touch; ``dfwatch evaluate`` refuses to report on them, and on those that
+            the first weights and the teacher were trained on.
 
     Raises:
-        TrainingError: When the run has no best weights yet.
+        TrainingError: When the run has no best weights yet, or what its first weights were trained on is not known.
     """
     weights = read_best(run_folder)
     if weights is None:
         raise TrainingError("exporting a bundle from", run_folder, "it holds no weights yet", hint="train longer")
-    best = [entry for entry in read_log(run_folder) if entry["event"] == "measure" and entry["auc"] is not None]
-    best_entry = max(best, key=lambda entry: float(entry["auc"])) if best else {}
+    best_entry = _best_entry(read_log(run_folder))
     size_px = recipe.about.input_px or int(best_entry.get("size_px", recipe.stages[-1].size_px))
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, GROUPS_FILE), "w", encoding="ascii") as stream:
-        stream.writelines(f"{digest}\n" for digest in sorted({group_hash(group) for group in groups}))
+    # Runs from before there was a list inherit what the recipe says.
+    known = read_groups(run_folder) or inherited_groups(recipe)
+    write_groups(folder, known | {group_hash(group) for group in groups})
     bundle = Bundle(
         id=recipe.id,
         version=recipe.about.version,
@@ -89,6 +89,18 @@ def export_bundle(run_folder: str, recipe: Recipe, folder: str, groups: Iterable
         card=CARD_FILE,
     )
     return _write(folder, bundle, half_precision(weights))
+
+
+def _best_entry(log: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the log's entry of the measurement that the best weights come from; an empty one where there is none."""
+    measured = [entry for entry in log if entry["event"] == "measure" and entry["auc"] is not None]
+    if not measured:
+        return {}
+    step = measured[-1].get("best_step")
+    # A step stands there twice where a killed run has done it again.
+    named = [entry for entry in measured if entry["step"] == step]
+    # Logs from before the step was named have the AUC alone, rounded: of equal ones the first is taken.
+    return named[-1] if named else max(measured, key=lambda entry: float(entry["auc"]))
 
 
 def _training_facts(run_folder: str, best_entry: dict[str, Any], recipe: Recipe) -> dict[str, Any]:

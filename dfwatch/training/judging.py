@@ -83,6 +83,19 @@ def refuse_trained(bundle: Bundle, groups: Sequence[str], *, allowed: bool) -> i
     return count
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Raw scores of the crops of some items, in their order.
+
+    Attributes:
+        raw: float64, shape (n,): uncalibrated p(fake).
+        pictures: uint8 RGB, one for each crop; none where they were not kept.
+    """
+
+    raw: NDArray[np.float64]
+    pictures: list[NDArray[np.uint8]]
+
+
 def judge_crops(
     scorer: Scorer,
     items: Sequence[Item],
@@ -90,7 +103,7 @@ def judge_crops(
     change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
     keep_pictures: bool = True,
 ) -> list[Judged]:
-    """Score crops of packs; crops of one video are averaged, as the service averages a track.
+    """Score crops of packs and gather them into videos under the scorer's own calibration and thresholds.
 
     Args:
         scorer: The detector.
@@ -98,22 +111,40 @@ def judge_crops(
         change: Applied to every crop before it is scored (a robustness test).
         keep_pictures: Whether to keep one crop of each video to look at.
     """
-    bundle, spec = scorer.bundle, scorer.bundle.crop
-    raw = np.empty(len(items))
-    pictures: list[NDArray[np.uint8]] = []
+    return gather_videos(scorer.bundle, items, score_crops(scorer, items, change=change, keep_pictures=keep_pictures))
+
+
+def score_crops(
+    scorer: Scorer,
+    items: Sequence[Item],
+    *,
+    change: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
+    keep_pictures: bool = False,
+) -> Scored:
+    """Score crops of packs one by one; the arguments are those of ``judge_crops``."""
+    spec = scorer.bundle.crop
+    scored = Scored(np.empty(len(items)), [])
     for start in range(0, len(items), _CHUNK):
         crops = plain_crops(items[start : start + _CHUNK], spec.size_px, spec.margin, spec.shift_y)
         if change is not None:
             crops = np.stack([change(crop) for crop in crops])
-        raw[start : start + len(crops)] = scorer.score(crops)
+        scored.raw[start : start + len(crops)] = scorer.score(crops)
         if keep_pictures:
-            pictures.extend(crops)
-    calibrated = bundle.calibration.apply(raw)
-    videos: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, item in enumerate(items):
-        videos[item.record.source, item.record.video].append(place)
+            scored.pictures.extend(crops)
+    return scored
+
+
+def gather_videos(bundle: Bundle, items: Sequence[Item], scored: Scored) -> list[Judged]:
+    """Gather scored crops into videos: calibrated crops of one video are averaged, as the service averages a track.
+
+    Args:
+        bundle: Whose calibration and thresholds hold.
+        items: What was scored.
+        scored: Its scores.
+    """
+    calibrated = bundle.calibration.apply(scored.raw)
     judged = []
-    for places in videos.values():
+    for places in _videos(items):
         record = items[places[0]].record
         p_fake = float(np.mean(calibrated[places]))
         judged.append(
@@ -123,14 +154,30 @@ def judge_crops(
                 group=record.group,
                 source=record.source,
                 manipulation=record.manipulation,
-                p_raw=float(np.mean(raw[places])),
+                p_raw=float(np.mean(scored.raw[places])),
                 p_fake=p_fake,
                 verdict=verdict_of(bundle, p_fake),
                 faces=len(places),
-                picture=pictures[places[0]] if keep_pictures else None,
+                picture=scored.pictures[places[0]] if scored.pictures else None,
             )
         )
     return judged
+
+
+def weights_in_videos(items: Sequence[Item]) -> NDArray[np.float64]:
+    """Return one over the number of crops of each item's video, float64 of shape (n,): each video then weighs 1."""
+    weights = np.empty(len(items))
+    for places in _videos(items):
+        weights[places] = 1 / len(places)
+    return weights
+
+
+def _videos(items: Sequence[Item]) -> list[list[int]]:
+    """Return the places of each video's items, the video that comes first at the front."""
+    found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for place, item in enumerate(items):
+        found[item.record.source, item.record.video].append(place)
+    return list(found.values())
 
 
 def verdict_of(bundle: Bundle, p_fake: float) -> str:

@@ -1,7 +1,9 @@
 """The layouts in which people keep their videos and pictures, each turned into a list of sources.
 
-Groups are what must not cross a split. A fake belongs to the group of the video it was made from; where a second person
-lent the face (Celeb-DF, FaceForensics++), the official split files keep both on one side, and are followed.
+Groups are what must not cross a split. A fake belongs to the group of the video, or of the person, whose body it shows.
+Where a second person lent the face, FaceForensics++'s split files keep both on one side, and are followed; of Celeb-DF,
+what shows a tested identity, be it body or face, is left out of the rest. Of FaceForensics++'s actors the face may be
+another group's: there is no official split of them, and each has lent a face to many.
 """
 
 from __future__ import annotations
@@ -71,13 +73,16 @@ def ffpp(root: str) -> Iterator[Source]:
 
     The split files (``train.json``, ``val.json``, ``test.json``: lists of pairs) are looked for in ``splits/`` and in
     the root. A fake is named ``<target>_<source>``; both of a pair are in the same split and form one group.
+
+    The actors' videos (DeepFakeDetection) are in no split file. A real is named ``<actor>__<scene>``, a fake
+    ``<actor>_<actor who lent the face>__<scene>__<code>``: the group is the actor of the body, ``ffpp:actor01``.
     """
     split_of, group_of = _ffpp_splits(root)
     for part, label in (("original_sequences", "REAL"), ("manipulated_sequences", "FAKE")):
         for path in _media(os.path.join(root, part)):
             pieces = os.path.relpath(path, os.path.join(root, part)).split(os.sep)
             stem = os.path.splitext(pieces[-1])[0]
-            target = stem.split("_")[0] if re.fullmatch(r"\d{3}(_\d{3})?", stem) else stem
+            target = _ffpp_target(stem)
             yield Source(
                 path=path,
                 label=label,
@@ -87,6 +92,14 @@ def ffpp(root: str) -> Iterator[Source]:
                 manipulation=pieces[0] if label == "FAKE" else "",
                 split=split_of.get(target, ""),
             )
+
+
+def _ffpp_target(stem: str) -> str:
+    """Return the video, or the actor, whose body a file shows; files of other names stand for themselves."""
+    if re.fullmatch(r"\d{3}(_\d{3})?", stem):
+        return stem[:3]
+    actor = re.match(r"(\d{2})(_\d{2})?__", stem)
+    return f"actor{actor[1]}" if actor else stem
 
 
 def _ffpp_splits(root: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -109,7 +122,8 @@ def celebdf(root: str) -> Iterator[Source]:
     """Celeb-DF v2: ``Celeb-real``, ``YouTube-real``, ``Celeb-synthesis``, ``List_of_testing_videos.txt`` (1 is REAL).
 
     The videos of that list are the test part; the rest is dealt by identity. A fake ``id1_id2_0003`` shows the body of
-    id1 with the face of id2: its group is id1. What is left of an identity that the list names stays out of training.
+    id1 with the face of id2: its group is id1. A tested identity is one whose body a video of the list shows; what else
+    shows it, be it the body or the face of a fake, is left out.
     """
     list_path = os.path.join(root, "List_of_testing_videos.txt")
     testing: dict[str, str] = {}
@@ -126,7 +140,7 @@ def celebdf(root: str) -> Iterator[Source]:
             if testing.get(video, label) != label:
                 raise TrainingError("reading the data set", list_path, f"{video} is listed as {testing[video]}")
             group = _celebdf_group(video)
-            if video not in testing and group in test_groups:
+            if video not in testing and test_groups & {group, _celebdf_face(video)}:
                 # The list mixes identities; to keep groups apart, the rest of a tested identity is left out.
                 continue
             yield Source(
@@ -144,6 +158,12 @@ def _celebdf_group(video: str) -> str:
     stem = os.path.splitext(os.path.basename(video))[0]
     match = re.match(r"(id\d+)_", stem)
     return f"celebdf:{match[1] if match else stem}"
+
+
+def _celebdf_face(video: str) -> str:
+    """Return the group of whoever lent the face: for all but fakes of two identities, of the body's."""
+    match = re.match(r"id\d+_(id\d+)_", os.path.basename(video))
+    return f"celebdf:{match[1]}" if match else _celebdf_group(video)
 
 
 def dfdc(root: str) -> Iterator[Source]:
@@ -172,7 +192,10 @@ def folders(root: str) -> Iterator[Source]:
 
 
 def splits(root: str) -> Iterator[Source]:
-    """``train/``, ``val/`` and ``test/``, each with ``real/`` and ``fake/`` folders."""
+    """``train/``, ``val/`` and ``test/``, each with ``real/`` and ``fake/`` folders.
+
+    Groups are those of plain folders, within each part: ``0001.jpg`` of one part is not ``0001.jpg`` of another.
+    """
     for name in _folders(root):
         split = _split_of(name)
         if split:
@@ -224,7 +247,8 @@ def _labelled_folders(root: str, split: str) -> Iterator[Source]:
         for path in _media(os.path.join(root, name))
     ]
     stems = {os.path.splitext(os.path.basename(path))[0] for path, _ in found}
-    name_of_set = os.path.basename(os.path.abspath(root)) if not split else os.path.basename(os.path.dirname(root))
+    whole = os.path.dirname(os.path.abspath(root)) if split else os.path.abspath(root)
+    name_of_set = os.path.basename(whole)
     for path, label in found:
         stem = os.path.splitext(os.path.basename(path))[0]
         # The shortest other name that this one begins with is its source.
@@ -232,9 +256,9 @@ def _labelled_folders(root: str, split: str) -> Iterator[Source]:
         yield Source(
             path=path,
             label=label,
-            group=f"{name_of_set}:{origin}",
+            group=f"{name_of_set}/{split}:{origin}" if split else f"{name_of_set}:{origin}",
             source=name_of_set,
-            video=os.path.relpath(path, root),
+            video=os.path.relpath(path, whole),
             split=split,
         )
 

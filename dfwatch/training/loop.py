@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -16,14 +17,17 @@ import torch
 
 from dfwatch.errors import TrainingError
 from dfwatch.models import architectures
+from dfwatch.models.bundle import group_hash
 from dfwatch.training.batches import open_items, open_pools, plain_crops
 from dfwatch.training.deck import FAKE, Item, Pools
 from dfwatch.training.feeding import Feed
 from dfwatch.training.hints import load_hints
+from dfwatch.training.lineage import inherited_groups, read_groups, refuse_known, write_groups
 from dfwatch.training.metrics import auc
 from dfwatch.training.objective import Objective, Teaching
 from dfwatch.training.optim import Averaged, build_optimizer, learning_rate
 from dfwatch.training.pretrained import load_initial, quiet_classifier
+from dfwatch.training.splits import SPLITS, check_disjoint, take
 from dfwatch.training.weights_files import read_best, save_best, save_parts
 
 if TYPE_CHECKING:
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
     from dfwatch.training.ondevice.batches import TensorBatch
     from dfwatch.training.packs import Pack
     from dfwatch.training.recipe import Recipe
+    from dfwatch.training.records import Record
 
 CHECKPOINT_NAME = "checkpoint.pt"
 LOG_NAME = "log.jsonl"
@@ -52,7 +57,9 @@ class RunOptions:
         workers: Loader processes; 0 makes the batches in the training process.
         threads: CPU threads of torch; 0 leaves torch's choice.
         stop_at: Stop with a checkpoint before the monotonic clock shows this; None: run to the end.
-        parts_folder: Also keep the best weights (in parts, in half precision) and the log there, to be carried away.
+        stop_asked: Asked between two steps, and between two pieces of the teacher's first look, whether to stop there.
+        parts_folder: Also keep the best weights (in parts, in half precision), the log and the groups trained on there,
+            to be carried away.
         checkpoint_every_s: Seconds between two checkpoints.
         log_every: Steps between two lines of the log.
     """
@@ -62,9 +69,14 @@ class RunOptions:
     workers: int = 1
     threads: int = 0
     stop_at: float | None = None
+    stop_asked: Callable[[], bool] = lambda: False
     parts_folder: str = ""
     checkpoint_every_s: float = 120.0
     log_every: int = 50
+
+    def must_stop(self, needed_s: float) -> bool:
+        """Whether somebody asked to stop, or there is less time left than ``needed_s``."""
+        return self.stop_asked() or (self.stop_at is not None and time.monotonic() + needed_s > self.stop_at)
 
 
 @dataclass(slots=True)
@@ -112,6 +124,8 @@ class Trainer:
     ) -> None:
         self.recipe, self.options = recipe, options
         self.taught_by = "" if teaching is None else teaching.by
+        if teaching is not None and teaching.hints is not None:
+            teaching = dataclasses.replace(teaching, hints=teaching.hints.to(options.device))
         if options.threads:
             torch.set_num_threads(options.threads)
         torch.manual_seed(recipe.seed)
@@ -189,12 +203,10 @@ class Trainer:
 
     def _must_stop(self) -> bool:
         """Whether somebody asked for it, or the time is just enough to leave everything in order."""
-        if self.options.stop_at is None:
-            return self.stop_requested
         needed_s = _ENDING_S + self._saving_s
         if (self.progress.step + 1) % self.recipe.measure_every == 0:
             needed_s += self._measuring_s + self._saving_s
-        return self.stop_requested or time.monotonic() + needed_s > self.options.stop_at
+        return self.stop_requested or self.options.must_stop(needed_s)
 
     def _mean_loss(self, steps: int) -> float:
         """Look at the device: the mean loss of the last steps.
@@ -274,6 +286,7 @@ class Trainer:
             accuracy=round(float(np.mean((scores > 0) == (labels == 1))), 4),
             loss=round(loss, 4),
             best_auc=round(progress.best_auc, 4),
+            best_step=progress.best_step,
             crops=len(labels),
             took_s=round(self._measuring_s, 1),
         )
@@ -334,9 +347,18 @@ class Trainer:
             raise TrainingError(
                 "resuming the run in", self.options.folder, "it was begun with another teacher", hint="use a new folder"
             )
+        # Checkpoints older than the objective lack it; only one without weights of its own can go on from there.
+        objective = saved.get("objective", {})
+        if objective.keys() != self.objective.state_dict().keys():
+            raise TrainingError(
+                "resuming the run in",
+                self.options.folder,
+                "its checkpoint lacks the objective",
+                hint="use a new folder",
+            )
         self.network.load_state_dict(saved["network"])
         self.averaged.load(saved["averaged"])
-        self.objective.load_state_dict(saved["objective"])
+        self.objective.load_state_dict(objective)
         self.optimizer.load_state_dict(saved["optimizer"])
         self.progress = Progress(saved["step"], saved["best_auc"], saved["best_step"], saved["finished"])
         best = read_best(self.options.folder)
@@ -377,14 +399,39 @@ def open_trainer(
     excluded: frozenset[str],
     hinting: Callable[[int, int], None] = lambda *_: None,
 ) -> Trainer:
-    """Open data and teacher and build the trainer of a recipe; ``hinting`` hears of crops that the teacher looks at."""
+    """Open data and teacher and build the trainer of a recipe; ``hinting`` hears of crops that the teacher looks at.
+
+    The run's folder, and that of its parts, then keep what the run, its first weights and its teacher are trained on.
+
+    Raises:
+        TrainingError: When a group is in two parts of the data, or the first weights or the teacher know groups of the
+            select part.
+        StoppedError: When the run was to stop before the teacher had looked at every crop.
+    """
     packs: dict[str, Pack] = {}
     pools = open_pools(data_root, recipe, excluded, packs)
+    measured = open_measured(data_root, recipe, excluded, packs)
+    check_disjoint([take(_records(packs), split, recipe.data.split, excluded) for split in SPLITS])
+    inherited = inherited_groups(recipe)
+    refuse_known(recipe, inherited, measured)
     teaching = None
     if recipe.teacher is not None:
         from dfwatch.training.teacher import Teacher  # noqa: PLC0415 - only distillation needs it
 
         teacher = Teacher(recipe.teacher.bundle, options.device)
-        hints = load_hints(recipe, pools, teacher, options.folder, hinting) if recipe.teacher.once else None
+        hints = None
+        if recipe.teacher.once:
+            hints = load_hints(recipe, pools, teacher, options.folder, progress=hinting, must_stop=options.must_stop)
         teaching = Teaching(by=teacher.weights_sha256, answer=teacher, hints=hints, maps=teacher.maps)
-    return Trainer(recipe, options, pools, open_measured(data_root, recipe, excluded, packs), teaching)
+    trainer = Trainer(recipe, options, pools, measured, teaching)
+    seen = inherited | {group_hash(group) for group in pools.groups}
+    if trainer.progress.step:
+        # Its earlier pieces may have had other data.
+        seen |= read_groups(options.folder)
+    for folder in filter(None, (options.folder, options.parts_folder)):
+        write_groups(folder, seen)
+    return trainer
+
+
+def _records(packs: dict[str, Pack]) -> list[Record]:
+    return [record for pack in packs.values() for record in pack.records]

@@ -75,6 +75,14 @@ def upper_bound(count: int, total: int, confidence: float) -> float:
     return float(beta.ppf(confidence, count + 1, total - count)) if count < total else 1.0
 
 
+def highest_of_groups(scores: Scores, groups: Sequence[str]) -> Scores:
+    """Highest score of each group, in rising order: whether any of a group's videos is called FAKE is decided there."""
+    found: dict[str, float] = {}
+    for score, group in zip(scores, groups, strict=True):
+        found[group] = max(float(score), found.get(group, float("-inf")))
+    return np.sort(np.array(list(found.values()), np.float64))
+
+
 def right_among_flagged(hits: float, false_alarms: float, fake_share: float) -> float:
     """Share of fakes among what is called FAKE, where ``fake_share`` of all videos are fake (Bayes). NaN: none is."""
     flagged = hits * fake_share + false_alarms * (1 - fake_share)

@@ -53,8 +53,9 @@ class OperatingPoint:
         false_alarms: Share of reals called FAKE.
         hits: Share of fakes called FAKE.
         right_if_even: Share of right ones among the FAKE verdicts, at least, if half of all videos are fake.
-        right_if_rare: The same if one in a hundred is. Both take the share of fakes found as it was measured and the
-            false alarms at the upper bound of a one-sided 95 % interval: that none was seen does not mean none.
+        right_if_rare: The same if one in a hundred is. Both take the share of fakes found as it was measured and, for
+            false alarms, the upper bound of a one-sided 95 % interval of the share of real groups of which any video is
+            called FAKE: that none was seen does not mean none, and videos of one group are not independent.
     """
 
     fake: float
@@ -133,7 +134,8 @@ def operating_point(judged: Sequence[Judged], fake: float, *, rounds: int = 500)
     labels, p_fake, groups = arrays([item for item in judged if not np.isnan(item.p_fake)])
     cut = Cut(0.0, fake)
     alarms, hits = (bootstrap(metric, labels, p_fake, groups, rounds=rounds) for metric in (cut.false_alarms, cut.hits))
-    reals = p_fake[labels == 0]
+    real_groups = [group for group, label in zip(groups, labels, strict=True) if label == 0]
+    reals = metrics.highest_of_groups(p_fake[labels == 0], real_groups)
     most = metrics.upper_bound(int((reals >= fake).sum()), len(reals), 0.95)
     even, rare = (metrics.right_among_flagged(hits.value, most, share) for share in (0.5, RARE_SHARE))
     return OperatingPoint(fake, alarms, hits, even, rare)

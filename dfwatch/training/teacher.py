@@ -29,6 +29,7 @@ class Teacher:
     Attributes:
         size_px: Side of the crops that it looks at.
         weights_sha256: Who answers.
+        conventions: How it is shown a picture and in which order it answers, in words; others are another teacher's.
 
     Raises:
         TrainingError: When the bundle does not have two outputs.
@@ -48,6 +49,10 @@ class Teacher:
         self._order = [1 - bundle.output.fake_index, bundle.output.fake_index]
         self.size_px = bundle.input.size_px
         self.weights_sha256 = bundle.weights_sha256
+        facts = bundle.input
+        self.conventions = (
+            f"{facts.channel_order}, mean {facts.mean}, std {facts.std}, answers {bundle.output.label_order}"
+        )
 
     @property
     def features(self) -> Tensor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import cv2
 import numpy as np
+import torch
 
 from dfwatch.training.records import Record
 
@@ -24,3 +27,24 @@ def jpeg(picture: np.ndarray) -> bytes:
 def record(name: str, label: str, group: str, **more: object) -> Record:
     fields = {"shard": "", "offset": 0, "length": 0, "source": "made", "video": name, "landmarks": FACE_LANDMARKS}
     return Record(name=f"{name}.jpg", label=label, group=group, **{**fields, **more})
+
+
+@dataclass
+class RedTeacher:
+    """Calls red pictures fake; its features are the mean colours, and something that never varies."""
+
+    weights_sha256: str = "red"
+    conventions: str = "rgb"
+    size_px: int = 32
+    asked: int = 0
+    colours: torch.Tensor = field(default_factory=lambda: torch.empty(0, 3))
+
+    @property
+    def features(self) -> torch.Tensor:
+        return torch.cat([self.colours, torch.ones(len(self.colours), 1)], 1)
+
+    def __call__(self, crops: torch.Tensor) -> torch.Tensor:
+        self.asked += len(crops)
+        self.colours = crops.float().mean((1, 2)) / 255
+        red = 8 * (self.colours[:, 0] - self.colours[:, 2])
+        return torch.stack([-red, red], 1)

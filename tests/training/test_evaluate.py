@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import csv
+import dataclasses
 import html.parser
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +18,14 @@ from dfwatch.models import architectures
 from dfwatch.models.bundle import Bundle, load_bundle
 from dfwatch.training import commands, robustness
 from dfwatch.training.deck import Item
+from dfwatch.training.export import export_bundle
 from dfwatch.training.judging import Judged, judge_crops, refuse_trained
 from dfwatch.training.loop import LOG_NAME
+from dfwatch.training.metrics import right_among_flagged, upper_bound
 from dfwatch.training.packs import Pack, PackWriter
+from dfwatch.training.recipe import load_recipe
 from dfwatch.training.report import as_json, markdown, page, write_report
-from dfwatch.training.summary import evaluate
+from dfwatch.training.summary import evaluate, operating_point
 from tests.training.made import face_like, jpeg, record
 from tests.training.test_loop import tiny
 
@@ -86,6 +92,29 @@ def test_a_run_becomes_a_bundle_with_a_card(trained: tuple[Path, Path]) -> None:
     assert "Everything else." in bundle.card_text
 
 
+def test_a_bundle_names_the_step_of_its_weights_where_rounded_figures_tie(
+    trained: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained[1], tmp_path / "run"))
+    made = load_recipe(str(trained[0].parent / "recipe.yaml"))
+    log = [json.loads(line) for line in (run / LOG_NAME).read_text().splitlines()]
+    measured = [entry for entry in log if entry["event"] == "measure"]
+    assert measured[-1]["best_step"] in {20, 40}
+    ties = [
+        {**measured[0], "step": 20, "size_px": 32, "auc": 0.9876, "best_step": 20},
+        {**measured[0], "step": 40, "size_px": 48, "auc": 0.9876, "best_step": 40},
+        {**measured[0], "step": 60, "size_px": 64, "auc": 0.9, "best_step": 40},
+    ]
+    (run / LOG_NAME).write_text("".join(json.dumps(entry) + "\n" for entry in ties))
+    bundle = export_bundle(str(run), made, str(tmp_path / "bundle"), ())
+    assert (bundle.input.size_px, bundle.metrics["training"]["weights_of_step"]) == (48, 40)
+    # Older logs do not name the step.
+    for entry in ties:
+        del entry["best_step"]
+    (run / LOG_NAME).write_text("".join(json.dumps(entry) + "\n" for entry in ties))
+    assert export_bundle(str(run), made, str(tmp_path / "old"), ()).metrics["training"]["weights_of_step"] == 20
+
+
 @pytest.mark.usefixtures("_spot_finder")
 def test_calibrate_then_evaluate_store_what_they_found(
     trained: tuple[Path, Path], data_root: str, tmp_path: Path
@@ -113,6 +142,11 @@ def test_calibrate_then_evaluate_store_what_they_found(
     assert "### held out" in stored.card_text
     assert stored.weights_sha256 == after.weights_sha256
     assert stored.metrics["training"]["steps_trained"] == 40
+    # Another calibration: what was measured under the old one is no longer true.
+    assert call(*few, "--false-alarms", "0.6") == 0
+    again = load_bundle(bundle)
+    assert again.metrics == {"training": stored.metrics["training"]}
+    assert "### held out" not in again.card_text
 
 
 @pytest.mark.usefixtures("_spot_finder")
@@ -139,6 +173,45 @@ def test_the_fake_threshold_can_come_from_real_videos_with_several_frames(
     # Nobody whom the model was trained on may say how rarely it accuses.
     with pytest.raises(TrainingError, match="trained on"):
         call(*words, "made")
+
+
+def test_thresholds_are_chosen_on_what_evaluate_will_see_and_every_crop_is_scored_once(
+    trained: tuple[Path, Path], data_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Counting(SpotFinder):
+        def score(self, crops: np.ndarray) -> np.ndarray:
+            asked.append(len(crops))
+            # One frame of each video looks fake without doubt: calibrating the mean is then not the mean of calibrated.
+            return np.where(crops[:, 0, 0, 0] > 250, 0.999, super().score(crops)).astype(np.float32)
+
+    monkeypatch.setattr(commands, "Detector", SimpleNamespace(load=lambda bundle, _: Counting(bundle)))
+    rng = np.random.default_rng(0)
+    with PackWriter(str(tmp_path / "data" / "videos")) as writer:
+        for number in range(120):
+            for label in ("REAL", "FAKE"):
+                for frame in range(4):
+                    crop = face_like(rng)
+                    if label == "FAKE":
+                        crop[24:40, 24:40] = np.clip(crop[24:40, 24:40].astype(int) + 30, 0, 255).astype(np.uint8)
+                    crop[:8, :8] = 255 if frame == 0 else np.minimum(crop[:8, :8], 240)
+                    named = record(f"{label}{number}-{frame}", label, f"new{number}", video=f"{label}{number}")
+                    writer.add(jpeg(crop), dataclasses.replace(named, split="select"))
+    bundle = Path(shutil.copytree(trained[0], tmp_path / "bundle"))
+    data = ["--data", str(tmp_path / "data"), "--pack", "videos"]
+    assert call("calibrate", str(bundle), *data, "--false-alarms", "0.1", "--misses", "0.05") == 0
+    assert sum(asked) == 120 * 2 * 4
+    after = load_bundle(bundle)
+    words = ["evaluate", str(bundle), *data, "--split", "select", "--out", str(tmp_path / "report"), "--rounds", "2"]
+    assert call(*words) == 0
+    with (tmp_path / "report" / "scores.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    reals = [row["verdict"] == "FAKE" for row in rows if row["label"] in {"0", "REAL"}]
+    fakes = [row["verdict"] == "REAL" for row in rows if row["label"] in {"1", "FAKE"}]
+    assert (len(reals), len(fakes)) == (120, 120)
+    assert np.mean(reals) == pytest.approx(after.thresholds.false_positive_rate)
+    assert np.mean(fakes) == 0.05
 
 
 @pytest.mark.usefixtures("_spot_finder")
@@ -219,6 +292,18 @@ def test_the_report_says_what_other_thresholds_would_do(trained: tuple[Path, Pat
     assert text.count("(shipped)") == 1
 
 
+def test_twenty_videos_of_a_person_are_no_more_evidence_than_one(trained: tuple[Path, Path]) -> None:
+    judged = some_judged(load_bundle(trained[0]))
+    again = [dataclasses.replace(item, name=f"{number}") for item in judged for number in range(20)]
+    once, often = (operating_point(items, 0.95, rounds=5) for items in (judged, again))
+    assert once.false_alarms.value == 0
+    assert often.right_if_even == once.right_if_even
+    # A single accused video of a person is a false alarm of that person.
+    accused = operating_point([*again, dataclasses.replace(judged[0], p_fake=0.99)], 0.95, rounds=5)
+    most = upper_bound(1, 20, 0.95)
+    assert accused.right_if_even == pytest.approx(right_among_flagged(once.hits.value, most, 0.5))
+
+
 def test_the_page_is_whole_and_needs_nothing_else(trained: tuple[Path, Path], tmp_path: Path) -> None:
     bundle = load_bundle(trained[0])
     log = [json.loads(line) for line in (trained[1] / LOG_NAME).read_text().splitlines()]
@@ -248,8 +333,6 @@ def test_the_page_is_whole_and_needs_nothing_else(trained: tuple[Path, Path], tm
 
 
 def test_crops_of_one_video_are_averaged(trained: tuple[Path, Path], pack: Pack) -> None:
-    import dataclasses
-
     bundle = load_bundle(trained[0])
     reals = [item for item in pack.records if item.label == "REAL"][:3]
     items = [Item(pack, dataclasses.replace(item, video="one video")) for item in reals]

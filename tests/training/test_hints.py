@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from dataclasses import dataclass, field
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,19 @@ import torch
 
 from dfwatch.errors import TrainingError
 from dfwatch.models import architectures
+from dfwatch.training import hints as hints_module
+from dfwatch.training import loop as loop_module
+from dfwatch.training import teacher as teacher_module
 from dfwatch.training.augment import AugmentSpec
 from dfwatch.training.batches import BatchMaker, open_pools, plain_crops, rows_of
+from dfwatch.training.cli import INCOMPLETE
 from dfwatch.training.deck import FAKE
-from dfwatch.training.hints import FILE_NAME, Hints, load_hints
+from dfwatch.training.hints import FOLDER_NAME, Hints, StoppedError, load_hints
 from dfwatch.training.loop import RunOptions, Trainer
 from dfwatch.training.objective import Teaching
 from dfwatch.training.recipe import BatchSpec, DataSpec, Recipe, Stage, TeacherSpec
+from tests.training.made import RedTeacher
+from tests.training.test_evaluate import call
 from tests.training.test_loop import recipe, tiny
 
 BATCH = BatchSpec(labelled=8, blended=4, unlabelled=2)
@@ -38,24 +45,15 @@ STILL = AugmentSpec(
 )
 
 
-@dataclass
-class RedTeacher:
-    """Calls red pictures fake; its features are the mean colours, and something that never varies."""
-
-    weights_sha256: str = "red"
-    size_px: int = 32
-    asked: int = 0
-    colours: torch.Tensor = field(default_factory=lambda: torch.empty(0, 3))
-
-    @property
-    def features(self) -> torch.Tensor:
-        return torch.cat([self.colours, torch.ones(len(self.colours), 1)], 1)
-
-    def __call__(self, crops: torch.Tensor) -> torch.Tensor:
-        self.asked += len(crops)
-        self.colours = crops.float().mean((1, 2)) / 255
-        red = 8 * (self.colours[:, 0] - self.colours[:, 2])
-        return torch.stack([-red, red], 1)
+RECIPE = """
+id: tiny
+architecture: {name: tiny}
+norm: {mean: [0.5, 0.5, 0.5], std: [0.25, 0.25, 0.25]}
+data: {packs: [made], blend_packs: [made], unlabelled_packs: [made], margin: 0.0, shift_y: 0.0}
+stages: [{size_px: 32, steps: 4, batch: {labelled: 8, blended: 4, unlabelled: 2}}]
+teacher: {bundle: none, once: true, features: 1.0}
+measure_every: 2
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +87,7 @@ def test_the_teacher_looks_at_every_training_crop_once_and_at_no_other(data_root
     teacher, heard = RedTeacher(), []
     made = taught()
     pools = open_pools(data_root, made, frozenset())
-    hints = load_hints(made, pools, teacher, str(tmp_path), lambda *counts: heard.append(counts))
+    hints = load_hints(made, pools, teacher, str(tmp_path), progress=lambda *counts: heard.append(counts))
     crops = {item.key for item in (*pools.reals, *pools.blendable, *pools.unlabelled)}
     crops |= {item.key for items in pools.fakes_of.values() for item in items}
     assert teacher.asked == len(crops) == len(hints.logits) == len(hints.features)
@@ -97,23 +95,127 @@ def test_the_teacher_looks_at_every_training_crop_once_and_at_no_other(data_root
     assert {item.record.group for item, _ in rows_of(pools).values()} == set(pools.groups)
 
 
-def test_hints_are_kept_for_the_next_piece_and_made_anew_for_another_teacher(data_root: str, tmp_path: Path) -> None:
+def test_hints_are_kept_for_the_next_piece(data_root: str, tmp_path: Path) -> None:
     first = hints_of(data_root, tmp_path, RedTeacher())
     teacher = RedTeacher()
     again = hints_of(data_root, tmp_path, teacher)
     assert teacher.asked == 0
     for name in ("logits", "features", "mean", "scale"):
         assert torch.equal(getattr(first, name), getattr(again, name)), name
-    other = RedTeacher(weights_sha256="another")
-    hints_of(data_root, tmp_path, other)
-    assert other.asked > 0
-    assert os.listdir(tmp_path) == [FILE_NAME]
+    assert os.listdir(tmp_path) == [FOLDER_NAME]
+
+
+@pytest.mark.parametrize("change", [{"weights_sha256": "another"}, {"conventions": "bgr"}, {"size_px": 24}])
+def test_hints_are_made_anew_for_another_teacher_or_another_way_to_show_it_pictures(
+    data_root: str, tmp_path: Path, change: dict[str, object]
+) -> None:
+    hints_of(data_root, tmp_path, RedTeacher())
+    other = RedTeacher(**change)  # type: ignore[arg-type]
+    assert other.asked < len(hints_of(data_root, tmp_path, other).logits) == other.asked
+
+
+@pytest.mark.parametrize("change", [{"length": 1}, {"box": (0.1, 0.1, 0.8, 0.8)}])
+def test_hints_are_made_anew_when_a_crop_is_another(data_root: str, tmp_path: Path, change: dict[str, object]) -> None:
+    hints_of(data_root, tmp_path, RedTeacher())
+    pools = open_pools(data_root, taught(), frozenset())
+    first = pools.reals[0]
+    length = first.record.length + 1 if "length" in change else first.record.length
+    record = dataclasses.replace(first.record, **{**change, "length": length})
+    pools = dataclasses.replace(pools, reals=(dataclasses.replace(first, record=record), *pools.reals[1:]))
+    again = RedTeacher()
+    load_hints(taught(), pools, again, str(tmp_path))
+    assert again.asked > 0
+
+
+def test_a_look_that_was_stopped_goes_on_where_it_was(
+    data_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = hints_of(data_root, tmp_path / "whole", RedTeacher())
+    monkeypatch.setattr(hints_module, "_CHUNK", 20)
+    made = taught()
+    pools = open_pools(data_root, made, frozenset())
+    crops = len(rows_of(pools))
+    pieces = -(-crops // 20)
+    asked = 0
+    for number in range(pieces):
+        teacher, looks = RedTeacher(), []
+
+        def one(slowest_s: float, heard: list[float] = looks) -> bool:
+            heard.append(slowest_s)
+            return len(heard) > 1
+
+        if number < pieces - 1:
+            with pytest.raises(StoppedError):
+                load_hints(made, pools, teacher, str(tmp_path / "pieces"), must_stop=one)
+            assert looks[0] == 0 < looks[1]
+        else:
+            hints = load_hints(made, pools, teacher, str(tmp_path / "pieces"), must_stop=one)
+        asked += teacher.asked
+    assert asked == crops
+    for name in ("logits", "features", "mean", "scale"):
+        assert torch.equal(getattr(whole, name), getattr(hints, name)), name
+    assert len(os.listdir(tmp_path / "pieces" / FOLDER_NAME)) == pieces
+    # Pieces that a smaller look no longer needs go.
+    monkeypatch.setattr(hints_module, "_CHUNK", 512)
+    load_hints(made, pools, RedTeacher(weights_sha256="another"), str(tmp_path / "pieces"))
+    assert os.listdir(tmp_path / "pieces" / FOLDER_NAME) == ["00000.safetensors"]
+
+
+def test_hints_go_where_the_run_is(data_root: str, tmp_path: Path) -> None:
+    hints = hints_of(data_root, tmp_path, RedTeacher()).to("meta")
+    assert {getattr(hints, part.name).device.type for part in dataclasses.fields(hints)} == {"meta"}
 
 
 def test_a_damaged_hints_file_is_named(data_root: str, tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_bytes(b"\x00" * 100)
-    with pytest.raises(TrainingError, match=FILE_NAME):
+    (tmp_path / FOLDER_NAME).mkdir()
+    (tmp_path / FOLDER_NAME / "00000.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(TrainingError, match=r"00000\.safetensors"):
         hints_of(data_root, tmp_path, RedTeacher())
+
+
+@pytest.fixture
+def _signals_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("_signals_as_before")
+@pytest.mark.parametrize("kind", ["signal", "time"])
+def test_train_leaves_an_unfinished_look_in_order(
+    data_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    looks = []
+
+    class Looker(RedTeacher):
+        maps = None
+
+        def __init__(self, _bundle: str, _device: str) -> None:
+            super().__init__()
+
+        def __call__(self, crops: torch.Tensor) -> torch.Tensor:
+            looks.append(len(crops))
+            if len(looks) == 2 and kind == "signal":
+                signal.raise_signal(signal.SIGTERM)
+            return super().__call__(crops)
+
+    monkeypatch.setattr(teacher_module, "Teacher", Looker)
+    monkeypatch.setattr(loop_module, "inherited_groups", lambda _: frozenset())
+    monkeypatch.setattr(hints_module, "_CHUNK", 20)
+    recipe_file = tmp_path / "recipe.yaml"
+    recipe_file.write_text(RECIPE)
+    words = ["train", str(recipe_file), "--data", data_root, "--run", str(tmp_path / "run"), "--workers", "0"]
+    words += ["--bundle", str(tmp_path / "bundle"), "--device", "cpu"]
+    limit = ["--max-minutes", "0.000001"] if kind == "time" else []
+    assert call(*words, *limit) == INCOMPLETE
+    assert not (tmp_path / "bundle").exists()
+    # The piece that it was looking at is finished and kept; without time none was begun.
+    pieces = [20, 20] if kind == "signal" else []
+    assert looks == pieces
+    assert call(*words) == 0
+    assert sum(looks) == len(rows_of(open_pools(data_root, taught(), frozenset())))
+    assert (tmp_path / "bundle" / "bundle.yaml").exists()
 
 
 def test_features_are_standardised_and_one_that_never_varies_says_nothing(data_root: str, tmp_path: Path) -> None:
@@ -160,6 +262,18 @@ def test_a_stopped_run_with_hints_ends_with_the_same_weights(data_root: str, tmp
     again.run()
     for name, value in whole.averaged.state.items():
         assert torch.equal(value, again.averaged.state[name]), name
+
+
+def test_a_checkpoint_without_the_objective_does_not_continue_a_run_that_learns_features(
+    data_root: str, tmp_path: Path
+) -> None:
+    trainer(data_root, tmp_path, steps=2).run()
+    path = tmp_path / "checkpoint.pt"
+    saved = torch.load(path, weights_only=True)
+    del saved["objective"]
+    torch.save(saved, path)
+    with pytest.raises(TrainingError, match="lacks the objective"):
+        trainer(data_root, tmp_path, steps=2)
 
 
 def test_without_hints_a_recipe_that_wants_them_does_not_run(data_root: str, tmp_path: Path) -> None:

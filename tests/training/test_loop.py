@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from dfwatch.training.recipe import (
     Stage,
     TeacherSpec,
 )
+from dfwatch.training.records import INDEX_NAME, read_index, write_index
+from dfwatch.training.splits import SplitRule
 
 BATCH = BatchSpec(labelled=8, blended=4)
 
@@ -111,9 +115,10 @@ def test_batches_made_on_the_device_teach_and_a_stopped_run_ends_the_same(data_r
     piece.run(lambda entry: setattr(piece, "stop_requested", entry["event"] == "train" and entry["step"] == 25))
     assert piece.progress.step == 25
     again = trainer(data_root, tmp_path / "pieces", made, parts_folder=str(tmp_path / "carried"))
-    assert os.listdir(tmp_path / "carried") == ["best-001-of-001.safetensors"]  # the best so far, at once
+    at_once = ["best-001-of-001.safetensors", "training_groups.txt"]  # the best so far
+    assert sorted(os.listdir(tmp_path / "carried")) == at_once
     again.run()
-    assert sorted(os.listdir(tmp_path / "carried")) == ["best-001-of-001.safetensors", "log.jsonl"]
+    assert sorted(os.listdir(tmp_path / "carried")) == sorted([*at_once, "log.jsonl"])
     assert again.progress == whole.progress
     assert all(torch.equal(value, weights(again)[name]) for name, value in weights(whole).items())
 
@@ -210,6 +215,15 @@ def test_another_recipe_does_not_continue_a_run(data_root: str, tmp_path: Path) 
         trainer(data_root, tmp_path, recipe(seed=9))
 
 
+def test_a_checkpoint_older_than_the_objective_goes_on(data_root: str, tmp_path: Path) -> None:
+    trainer(data_root, tmp_path, recipe(), stop_at=0.0).run()
+    path = tmp_path / "checkpoint.pt"
+    saved = torch.load(path, weights_only=True)
+    del saved["objective"]
+    torch.save(saved, path)
+    assert trainer(data_root, tmp_path, recipe()).run().finished
+
+
 def test_patience_ends_a_run_that_no_longer_improves(data_root: str, tmp_path: Path) -> None:
     run = trainer(
         data_root, tmp_path, recipe(stages=(Stage(size_px=32, steps=2000, batch=BATCH),), measure_every=5, patience=2)
@@ -290,6 +304,21 @@ def test_an_empty_select_part_is_refused_with_advice(data_root: str) -> None:
     held_out = frozenset(item.record.group for item in open_measured(data_root, made, frozenset()))
     with pytest.raises(TrainingError, match="0 real and 0 fake"):
         open_measured(data_root, made, held_out)
+
+
+def test_a_group_in_two_parts_of_the_packs_is_refused(data_root: str, tmp_path: Path) -> None:
+    pack = Path(shutil.copytree(Path(data_root) / "made", tmp_path / "data" / "made"))
+    # One pack says that a group is tested, which another trains on.
+    other = Path(shutil.copytree(pack, tmp_path / "data" / "other"))
+    trained = next(name for name in (f"group{number}" for number in range(60)) if SplitRule().of_group(name) == "train")
+    records = [
+        dataclasses.replace(item, split="test") if item.group == trained else item
+        for item in read_index(str(other / INDEX_NAME))
+    ]
+    write_index(str(other / INDEX_NAME), records)
+    made = recipe(data=DataSpec(packs=("made",), blend_packs=("other",), margin=0.0, shift_y=0.0))
+    with pytest.raises(TrainingError, match=f"{trained}: this group is in two parts"):
+        trainer(str(tmp_path / "data"), tmp_path / "run", made)
 
 
 def test_an_empty_training_part_is_refused(data_root: str) -> None:

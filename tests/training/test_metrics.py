@@ -90,6 +90,21 @@ def test_calibration_undoes_a_known_distortion(method: str) -> None:
         assert calibration.parameters["slope"] == pytest.approx(1 / 3, rel=0.05)
 
 
+@pytest.mark.parametrize("method", ["temperature", "platt"])
+def test_many_frames_of_a_video_weigh_as_much_as_one_and_labels_stay_even(method: str) -> None:
+    rng = np.random.default_rng(4)
+    labels = np.repeat([0, 1], [60, 20])
+    scores = 1 / (1 + np.exp(-(rng.normal(0, 1, 80) + 2 * labels - 1)))
+    frames = rng.integers(1, 17, 80)
+    once = fit_calibration(method, labels, scores, "videos")
+    often = fit_calibration(
+        method, np.repeat(labels, frames), np.repeat(scores, frames), "frames", 1 / np.repeat(frames, frames)
+    )
+    assert fit_calibration(method, labels, scores, "videos", np.ones(80)) == once
+    for name, value in once.parameters.items():
+        assert often.parameters[name] == pytest.approx(value, rel=1e-3)
+
+
 def test_a_detector_that_points_the_wrong_way_is_not_turned_round() -> None:
     with pytest.raises(TrainingError, match="fakes score lower"):
         fit_calibration("platt", 1 - LABELS, SCORES, "made-up data")
@@ -122,3 +137,35 @@ def test_a_handful_of_reals_cannot_promise_one_percent() -> None:
     assert 0.6 < plain.fake < 0.61
     assert plain.false_positive_rate == 0
     assert plain.chosen_on == "eight videos; too few groups to promise a rate"
+
+
+def test_fake_promises_that_no_video_of_a_real_group_is_accused() -> None:
+    # Ten videos of each of 300 people: nine low ones and a high one, so the mean over a person says nothing of it.
+    people = [f"person{number}" for number in range(300) for _ in range(10)]
+    reals = np.tile(np.r_[np.full(9, 0.1), 0.7], 300)
+    fakes = np.linspace(0.001, 1, 100)
+    labels = np.repeat([0, 1], [3000, 100])
+    groups = people + ["all fakes of one source"] * 100
+    thresholds = choose_thresholds(labels, np.r_[reals, fakes], groups, chosen_on="made-up data")
+    assert 0.7 < thresholds.fake < 0.701
+    assert thresholds.false_positive_rate == 0
+    # Five of the hundred single fakes may be missed, though they are all of one group; the sixth may not.
+    assert fakes[4] <= thresholds.real < fakes[5]
+
+
+def test_a_miss_rate_is_kept_where_scores_are_round() -> None:
+    labels, scores = np.repeat([0, 1], 21), np.r_[np.zeros(21), np.arange(21) / 100]
+    groups = [str(number) for number in range(42)]
+    thresholds = choose_thresholds(labels, scores, groups, chosen_on="round scores", confidence=None)
+    assert np.mean(scores[labels == 1] <= thresholds.real) <= 0.05
+    assert thresholds.real == 0.0099
+
+
+def test_the_rate_of_false_alarms_is_the_share_of_real_groups_with_any() -> None:
+    labels, scores = np.array([0] * 8 + [1]), np.array([0.2, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.99])
+    groups = ["a", "a", "b", "b", "c", "c", "d", "d", "e"]
+    thresholds = choose_thresholds(
+        labels, scores, groups, chosen_on="four people", false_positive_rate=0.25, confidence=None
+    )
+    assert thresholds.fake == 0.5
+    assert thresholds.false_positive_rate == 0.25

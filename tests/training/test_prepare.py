@@ -50,6 +50,25 @@ def test_faceforensics_pairs_stay_together_and_follow_the_split_files(tmp_path: 
     assert [source.split for source in sources if "007" in source.video] == [""]
 
 
+def test_faceforensics_actors_are_one_group_each_by_their_body(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "original_sequences/actors/c23/videos/01__exit_phone_room.mp4",
+        "original_sequences/actors/c23/videos/01__walking_outside.mp4",
+        "original_sequences/actors/c23/videos/02__exit_phone_room.mp4",
+        "manipulated_sequences/DeepFakeDetection/c23/videos/01_02__exit_phone_room__YVGY8LOK.mp4",
+    )
+    sources = layouts.scan("ffpp", str(tmp_path))
+    groups = {Path(source.path).name: source.group for source in sources}
+    assert groups == {
+        "01__exit_phone_room.mp4": "ffpp:actor01",
+        "01__walking_outside.mp4": "ffpp:actor01",
+        "02__exit_phone_room.mp4": "ffpp:actor02",
+        "01_02__exit_phone_room__YVGY8LOK.mp4": "ffpp:actor01",
+    }
+    assert {source.split for source in sources} == {""}
+
+
 def test_celeb_df_one_means_real_and_tested_identities_stay_out_of_training(tmp_path: Path) -> None:
     touch(
         tmp_path,
@@ -57,6 +76,8 @@ def test_celeb_df_one_means_real_and_tested_identities_stay_out_of_training(tmp_
         "Celeb-real/id0_0002.mp4",
         "Celeb-real/id5_0001.mp4",
         "Celeb-synthesis/id0_id5_0001.mp4",
+        "Celeb-synthesis/id5_id0_0001.mp4",
+        "Celeb-synthesis/id5_id6_0001.mp4",
         "YouTube-real/00001.mp4",
     )
     listed = "1 Celeb-real/id0_0001.mp4\n0 Celeb-synthesis/id0_id5_0001.mp4\n"
@@ -67,6 +88,9 @@ def test_celeb_df_one_means_real_and_tested_identities_stay_out_of_training(tmp_
     assert found["Celeb-synthesis/id0_id5_0001.mp4"].label == "FAKE"
     assert found["Celeb-real/id0_0001.mp4"].split == "test"
     assert "Celeb-real/id0_0002.mp4" not in found
+    # The body of id5 is in no listed video; with the face of id0 it would show a tested identity all the same.
+    assert "Celeb-synthesis/id5_id0_0001.mp4" not in found
+    assert found["Celeb-synthesis/id5_id6_0001.mp4"].group == "celebdf:id5"
     assert found["Celeb-real/id5_0001.mp4"].split == ""
     assert found["YouTube-real/00001.mp4"].group == "celebdf:00001"
 
@@ -110,6 +134,15 @@ def test_trees_of_splits_keep_their_parts(tmp_path: Path) -> None:
     assert {(source.label, source.split) for source in found} == {
         ("REAL", "train"), ("FAKE", "select"), ("FAKE", "test"),
     }  # fmt: skip
+
+
+def test_files_of_one_name_in_two_parts_are_two_groups(tmp_path: Path) -> None:
+    touch(tmp_path, "train/real/0001.jpg", "train/fake/0001_swap.jpg", "test/real/0001.jpg")
+    found = by_video(layouts.scan("splits", str(tmp_path)))
+    assert set(found) == {"train/real/0001.jpg", "train/fake/0001_swap.jpg", "test/real/0001.jpg"}
+    assert found["train/fake/0001_swap.jpg"].group == found["train/real/0001.jpg"].group
+    assert found["test/real/0001.jpg"].group != found["train/real/0001.jpg"].group
+    assert {source.source for source in found.values()} == {tmp_path.name}
 
 
 def test_a_table_says_it_all(tmp_path: Path) -> None:

@@ -9,9 +9,12 @@ import torch
 
 from dfwatch.training.augment import AugmentSpec
 from dfwatch.training.batches import open_pools
+from dfwatch.training.hints import load_hints
 from dfwatch.training.loop import RunOptions, Trainer, open_measured
+from dfwatch.training.objective import Teaching
 from dfwatch.training.ondevice.batches import DeviceBatchMaker
-from dfwatch.training.recipe import ArchitectureSpec, BatchSpec, DataSpec, Recipe, Stage
+from dfwatch.training.recipe import ArchitectureSpec, BatchSpec, DataSpec, Recipe, Stage, TeacherSpec
+from tests.training.made import RedTeacher
 
 pytestmark = [
     pytest.mark.gpu,
@@ -67,3 +70,19 @@ def test_a_step_waits_for_nothing_and_a_stopped_run_goes_on(data_root: str, tmp_
     assert again.progress.step == 20
     assert again.run().finished
     assert all(bool(value.isfinite().all()) for value in again.averaged.state.values())
+
+
+def test_hints_made_on_the_cpu_teach_on_the_gpu(data_root: str, tmp_path: Path) -> None:
+    made = recipe(
+        batches="workers",
+        resident_px=160,
+        teacher=TeacherSpec(bundle="none", once=True, features=1.0),
+        stages=(Stage(size_px=64, steps=4, batch=BatchSpec(labelled=16, blended=8, unlabelled=4)),),
+    )
+    pools = open_pools(data_root, made, frozenset())
+    hints = load_hints(made, pools, RedTeacher(), str(tmp_path))
+    assert hints.features.device.type == "cpu"
+    options = RunOptions(folder=str(tmp_path), device="cuda", workers=0)
+    run = Trainer(made, options, pools, [], Teaching(by="red", hints=hints))
+    assert run.run().finished
+    assert all(bool(value.isfinite().all()) for value in run.averaged.state.values())
