@@ -344,7 +344,12 @@ def _objects(value: object, name: str, longest: int) -> list[dict[str, Any]]:
 
 
 def _text(value: object, name: str) -> str:
-    return str(_check(value, name, lambda v: isinstance(v, str) and len(v) <= MAX_TEXT))
+    return str(_check(value, name, lambda v: isinstance(v, str) and len(v) <= MAX_TEXT and _is_unicode(v)))
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be written as UTF-8; JSON's escapes may spell half of a surrogate pair."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _boolean(value: object, name: str) -> bool:
@@ -363,7 +368,8 @@ def _number(value: object, name: str, least: float, most: float) -> float:
     def test(number: object) -> bool:
         if isinstance(number, bool) or not isinstance(number, int | float):
             return False
-        return math.isfinite(number) and least <= number <= most
+        # Comparing takes whole numbers of any size, of which isfinite cannot make a float.
+        return least <= number <= most and math.isfinite(number)
 
     return float(_check(value, name, test))
 
