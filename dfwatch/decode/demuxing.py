@@ -10,7 +10,7 @@ import av
 from av.stream import Discard, Disposition
 
 from dfwatch.decode.encryption import is_encrypted_isobmff
-from dfwatch.errors import RefusedError, UndecodableError
+from dfwatch.errors import RefusedError, StorageError, UndecodableError
 from dfwatch.inbox.containers import declared_length
 from dfwatch.reasons import Reason
 
@@ -26,29 +26,58 @@ _NOT_MOVING = Disposition.attached_pic | Disposition.timed_thumbnails | Disposit
 
 
 class DescriptorFile:
-    """A read-only file object over a descriptor that leaves the descriptor's own position alone."""
+    """A read-only file object over a descriptor that leaves the descriptor's own position alone.
+
+    FFmpeg may take bytes that cannot be read for the file's end, so what the disk said is kept for ``check_disk``.
+    """
 
     name = ""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._position = 0
+        self._failure: StorageError | None = None
         self.size_bytes = os.fstat(fd).st_size
 
     def read(self, count: int) -> bytes:
-        """Up to ``count`` bytes from the current position."""
-        data = os.pread(self._fd, count, self._position)
+        """Up to ``count`` bytes from the current position.
+
+        Raises:
+            StorageError: The disk failed.
+        """
+        data = self._pread(count, self._position)
         self._position += len(data)
         return data
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Up to ``count`` bytes from ``offset``."""
+        """Up to ``count`` bytes from ``offset``.
+
+        Raises:
+            StorageError: The disk failed.
+        """
         parts = []
-        while count > 0 and (data := os.pread(self._fd, min(count, 1 << 30), offset)):
+        while count > 0 and (data := self._pread(min(count, 1 << 30), offset)):
             parts.append(data)
             offset += len(data)
             count -= len(data)
         return b"".join(parts)
+
+    def _pread(self, count: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._fd, count, offset)
+        except OSError as error:
+            # It is open, regular and readable: whatever is the matter now lies below the file.
+            self._failure = StorageError("reading", "", error.strerror or error)
+            raise self._failure from error
+
+    def check_disk(self) -> None:
+        """Nothing, if every byte that was asked for could be read.
+
+        Raises:
+            StorageError: The disk failed, whatever FFmpeg made of it.
+        """
+        if self._failure is not None:
+            raise self._failure
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move the position; returns it."""
@@ -82,6 +111,7 @@ def open_container(file: DescriptorFile, settings: ReaderSettings) -> av.contain
     Raises:
         RefusedError: The format is unknown, not allowed, or encrypted.
         UndecodableError: The header is damaged or a part of the file is missing.
+        StorageError: The disk failed.
     """
     if file.size_bytes == 0:
         raise RefusedError("reading", "", "the file is empty", reason=Reason.EMPTY)
@@ -104,6 +134,7 @@ def open_container(file: DescriptorFile, settings: ReaderSettings) -> av.contain
     except MemoryError:
         raise
     except av.FFmpegError as error:
+        file.check_disk()
         raise _why_not_opened(file, error, settings) from error
 
 
@@ -205,12 +236,12 @@ class Source:
     """
 
     def __init__(self, fd: int, settings: ReaderSettings) -> None:
-        self._fd = fd
         self._settings = settings
+        self.file = DescriptorFile(fd)
         self._open()
 
     def _open(self) -> None:
-        self.file = DescriptorFile(self._fd)
+        self.file.seek(0)
         self.container = open_container(self.file, self._settings)
         try:
             self._check_encryption()

@@ -121,35 +121,43 @@ class MediaReader:
         Raises:
             RefusedError: Kind of file, format, codec or a limit.
             UndecodableError: Nothing, or too little, could be decoded.
+            StorageError: The disk failed; nothing is known of the file.
             MemoryError: The process's limit was reached.
         """
         stages = _Stages()
         with stages.stage("probe"):
             video = Video(fd, self._reader)
         with video:
-            if video.is_still:
-                self._check_still(fd, video)
-                return self._read_still(video, crop, stages)
-            with stages.stage("probe"):
-                found = video.survey()
-                extent = Extent.of(video.file)
-                self._check_presence(found, extent)
-                plan = video.plan(found)
-            harvest = self._harvest(video, plan, crop, stages)
-            if not harvest.frames:
-                raise why_nothing_decoded(fd, self._reader)
-            expected = max(1, len(plan.picks) - video.tally.not_due)
-            self._check_coverage(found, expected, harvest)
-            return self._reading(
-                video.info(found),
-                harvest,
-                stages,
-                side_px=crop.size_px,
-                expected=expected,
-                strategy=video.strategy,
-                tally=video.tally,
-                warnings=_warnings(video, found, extent),
-            )
+            try:
+                if video.is_still:
+                    self._check_still(fd, video)
+                    return self._read_still(video, crop, stages)
+                return self._read_video(fd, video, crop, stages)
+            finally:
+                # What was made of a part of the bytes is no answer, be it a reading or a refusal.
+                video.file.check_disk()
+
+    def _read_video(self, fd: int, video: Video, crop: CropSpec, stages: _Stages) -> Reading:
+        with stages.stage("probe"):
+            found = video.survey()
+            extent = Extent.of(video.file)
+            self._check_presence(found, extent)
+            plan = video.plan(found)
+        harvest = self._harvest(video, plan, crop, stages)
+        if not harvest.frames:
+            raise why_nothing_decoded(fd, self._reader)
+        expected = max(1, len(plan.picks) - video.tally.not_due)
+        self._check_coverage(found, expected, harvest)
+        return self._reading(
+            video.info(found),
+            harvest,
+            stages,
+            side_px=crop.size_px,
+            expected=expected,
+            strategy=video.strategy,
+            tally=video.tally,
+            warnings=_warnings(video, found, extent),
+        )
 
     def _eyes(self) -> _Eyes:
         return _Eyes(SceneCounter(), FaceSearch(self._finder, self._faces))

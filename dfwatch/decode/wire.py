@@ -108,6 +108,12 @@ def encode_out_of_memory() -> bytes:
     return pack({"error": {"kind": "memory", "reason": Reason.READER_OUT_OF_MEMORY.value, "cause": "", "hint": ""}})
 
 
+def encode_disk_failure(cause: str) -> bytes:
+    """An answer for a file whose bytes the disk does not give; nothing is said of the file."""
+    body = {"kind": "disk", "reason": Reason.INTERNAL_ERROR.value, "cause": cause[:MAX_TEXT], "hint": ""}
+    return pack({"error": body})
+
+
 def encode_failure(cause: str) -> bytes:
     """An answer after an exception that nobody foresaw: a defect of dfwatch or of a library."""
     body = {"kind": "internal", "reason": Reason.INTERNAL_ERROR.value, "cause": cause[:MAX_TEXT], "hint": ""}
@@ -157,7 +163,7 @@ def decode_error(fields: object) -> tuple[str, Reason, str, str]:
     """
     body = _object(fields, "error")
     kind = _text(body.get("kind"), "kind")
-    if kind not in {"refused", "undecodable", "memory", "internal"}:
+    if kind not in {"refused", "undecodable", "memory", "disk", "internal"}:
         raise ProtocolError(f"the error kind {kind!r}")
     try:
         reason = Reason(_text(body.get("reason"), "reason"))

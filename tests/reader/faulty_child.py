@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import signal
@@ -20,7 +21,7 @@ import numpy as np
 
 from dfwatch.decode import child as reader_child
 from dfwatch.decode import wire as reader_wire
-from dfwatch.errors import UndecodableError
+from dfwatch.errors import StorageError, UndecodableError
 from dfwatch.reading import Box, Face, Reading, SampledFrame, Sampling, Track, VideoInfo
 from dfwatch.reasons import Reason
 
@@ -89,6 +90,9 @@ class FaultyReader:
 
     def do_defect(self) -> str:
         raise KeyError("a defect")
+
+    def do_sick_disk(self) -> str:
+        raise StorageError("reading", "", os.strerror(errno.EIO))
 
     def do_undecodable(self) -> str:
         raise UndecodableError("decoding", "", "no good", reason=Reason.CORRUPT, hint="try another")

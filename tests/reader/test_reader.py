@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from dfwatch.config import FaceSettings, ReaderSettings
-from dfwatch.errors import MediaError, ReaderCrashError, RefusedError, UndecodableError
+from dfwatch.errors import MediaError, ReaderCrashError, RefusedError, StorageError, UndecodableError
 from dfwatch.reader import Reader, decoder_threads, reader_processes
 from dfwatch.reading import CropSpec
 from dfwatch.reasons import Reason
@@ -201,6 +201,13 @@ def test_an_undecodable_file_keeps_its_child(monkeypatch: pytest.MonkeyPatch, tm
             ask(reader, tmp_path, "undecodable")
         assert (caught.value.reason, caught.value.hint) == (Reason.CORRUPT, "try another")
         assert ask(reader, tmp_path, "count").startswith("job 2")
+
+
+def test_a_sick_disk_is_not_the_files_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with faulty(monkeypatch) as reader:
+        with pytest.raises(StorageError, match="reading order: Input/output error"):
+            ask(reader, tmp_path, "sick_disk")
+        assert ask(reader, tmp_path, "count").startswith("job 1")
 
 
 @pytest.mark.parametrize("name", [*LIES, "garbage", "endless", "not-json", "deep", "short-blob", "unknown-error"])
