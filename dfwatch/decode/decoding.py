@@ -138,7 +138,7 @@ class Sampler:
                     yield self._take(pick, *best)
                     best = None
                 elif self.tally.faults == faults:
-                    self.tally.not_due += 1
+                    self.tally.not_due += int(not pick.due)
                 faults = self.tally.faults
             if not picks:
                 return
@@ -307,7 +307,7 @@ class Sampler:
             if time_s >= pick.end_s - _SLACK_S:
                 # It belongs to a later slice.
                 self._pending.appendleft(frame)
-                self.tally.not_due += int(best is None and self.tally.faults == faults)
+                self.tally.not_due += int(best is None and self.tally.faults == faults and not pick.due)
                 break
             if time_s < pick.start_s - _SLACK_S:
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import av
 from av.stream import Discard, Disposition
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dfwatch.config import ReaderSettings
+
+_Packet = TypeVar("_Packet", bound="av.Packet[Any]")
 
 IO_BUFFER_BYTES = 64 * 1024
 _UNKNOWN_FRAME_S = 0.04
@@ -320,7 +322,17 @@ class Source:
 
 def packets_of(source: Source) -> Iterator[av.Packet[av.VideoStream]]:
     """The stream's packets from here on, until the file ends or the demuxer gives up; no flush packet."""
-    packets = source.container.demux(source.stream)
+    return _until_the_end(source.container.demux(source.stream))
+
+
+def all_packets_of(source: Source) -> Iterator[av.Packet[Any]]:
+    """As ``packets_of``, of all streams; the other streams are no longer passed over until the source is reopened."""
+    for stream in source.container.streams:
+        stream.discard = Discard.default
+    return _until_the_end(source.container.demux())
+
+
+def _until_the_end(packets: Iterator[_Packet]) -> Iterator[_Packet]:
     while True:
         try:
             packet = next(packets, None)

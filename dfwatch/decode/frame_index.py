@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, overload
 import av
 import numpy as np
 
-from dfwatch.decode.demuxing import packets_of
+from dfwatch.decode.demuxing import all_packets_of, packets_of
+from dfwatch.decode.holes import REORDERED_PACKETS, PacketLog
 from dfwatch.sampling import FrameIndex, ListedFrames
 
 if TYPE_CHECKING:
     from dfwatch.decode.demuxing import Source
+    from dfwatch.decode.holes import Hole
 
 # Demuxing a file of this size takes less time than decoding a few frames of it.
 DEMUX_LIMIT_BYTES = 64 * 1024 * 1024
 # More packets than this are counted, but only their key frames are remembered.
 LISTED_PACKETS = 1_000_000
-# No codec shows its first frame later than this many packets.
-REORDERED_PACKETS = 17
 # Formats whose header lists every frame; of the others only key frames may be listed, or nothing.
 MAX_STATED_S = 1e9
 ASF_HEADER_BYTES = 64 * 1024
@@ -78,6 +78,10 @@ class EntryIndex:
     def count(self, start_s: float, end_s: float) -> int:
         """As ``FrameIndex.count``, by decoding times."""
         return self.position(end_s) - self.position(start_s)
+
+    def surely_shows(self, start_s: float, end_s: float) -> bool:
+        """As ``FrameIndex.surely_shows``: a frame may be shown earlier or later than it is decoded, many may not."""
+        return self.count(start_s, end_s) > REORDERED_PACKETS
 
     def key_nearest(self, start_s: float, middle_s: float, end_s: float) -> float | None:
         """As ``FrameIndex.key_nearest``."""
@@ -152,6 +156,8 @@ class Survey:
         stated_s: Playing time that the header states; None where it states none.
         lists_all: Whether the container's own list of frames is there, and whole.
         moved: Whether packets were read, so that the container is no longer at its start.
+        log: The packets in the file's order; None where they were not all read.
+        unit_s: Seconds of one unit of the log's time stamps.
     """
 
     index: FrameIndex | None
@@ -161,6 +167,24 @@ class Survey:
     stated_s: float | None
     moved: bool = False
     lists_all: bool = False
+    log: PacketLog | None = None
+    unit_s: float = 1.0
+
+    def holes(self, slices: int, size_bytes: int) -> tuple[Hole, ...]:
+        """As ``PacketLog.holes``."""
+        if self.log is None or self.duration_s is None:
+            return ()
+        return self.log.holes(self.unit_s, self.duration_s, slices, size_bytes)
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether every frame is known before any is decoded."""
+        return self.lists_all or self.log is not None
+
+    @property
+    def misplaced_share(self) -> float:
+        """As ``PacketLog.misplaced_share``."""
+        return 0.0 if self.log is None else self.log.misplaced_share(self.unit_s)
 
 
 def survey(source: Source) -> Survey:
@@ -244,23 +268,27 @@ def _listed_keys(source: Source, duration_s: float) -> ListedFrames | None:
 def _demux_all(source: Source, stated: float | None) -> Survey:
     stream = source.stream
     unit_s = float(stream.time_base or 1)
-    stamps, keys = array("q"), array("q")
-    packets = 0
+    log, keys = PacketLog(), array("q")
+    packets, packed_bytes = 0, 0
     last_duration, latest = 0, -(1 << 63)
-    for packet in packets_of(source):
+    for packet in all_packets_of(source):
+        before, packed_bytes = packed_bytes, packed_bytes + packet.size
+        if packet.stream_index != stream.index:
+            continue
         stamp = packet.pts if packet.pts is not None else packet.dts
         packets += 1
         if stamp is None or packet.is_discard:
             continue
         if packets <= LISTED_PACKETS:
-            stamps.append(stamp)
+            loose = None if packet.pos is None else packet.pos - before
+            log.add(stamp, packet.duration or 0, loose, is_corrupt=packet.is_corrupt)
         if packet.is_keyframe:
             keys.append(stamp)
         last_duration = packet.duration or last_duration
         latest = max(latest, stamp)
-    if not stamps:
+    if not log.stamps:
         return Survey(None, stream.start_time, stated, 0.0 if packets == 0 else None, stated, moved=True)
-    times = np.sort(np.frombuffer(stamps, np.int64))
+    times = np.sort(np.frombuffer(log.stamps, np.int64))
     first = int(times[0])
     last_s = float(latest - first) * unit_s
     step = last_duration * unit_s or (last_s / (packets - 1) if packets > 1 else unit_s)
@@ -268,6 +296,6 @@ def _demux_all(source: Source, stated: float | None) -> Survey:
     key_times = array("d", (np.sort(np.frombuffer(keys, np.int64)) - first) * unit_s) if keys else array("d")
     if packets > LISTED_PACKETS:
         index = ListedFrames((), key_times, end, packets / end)
-    else:
-        index = ListedFrames(array("d", (times - first) * unit_s), key_times, end)
-    return Survey(index, first, end, end, stated, moved=True)
+        return Survey(index, first, end, end, stated, moved=True)
+    index = ListedFrames(array("d", (times - first) * unit_s), key_times, end)
+    return Survey(index, first, end, end, stated, moved=True, log=log, unit_s=unit_s)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from dfwatch.decode.beside import Beside
-from dfwatch.decode.quality import Measured, quality_flags
+from dfwatch.decode.quality import Measured, Timeline, quality_flags
 from dfwatch.decode.scenes import SceneCounter
 from dfwatch.decode.stills import canvas_of_webp, decode_still
 from dfwatch.errors import UndecodableError
@@ -143,11 +143,15 @@ class MediaReader:
             extent = Extent.of(video.file)
             self._check_presence(found, extent)
             plan = video.plan(found)
+            holes = found.holes(self._reader.frames, video.file.size_bytes)
         harvest = self._harvest(video, plan, crop, stages)
         if not harvest.frames:
             raise why_nothing_decoded(fd, self._reader)
-        expected = max(1, len(plan.picks) - video.tally.not_due)
-        self._check_coverage(found, expected, harvest)
+        # Slices without a frame are not due, unless the file shows that their frames were lost.
+        lost = sum(hole.slices(found.duration_s or 0.0, self._reader.frames) for hole in holes if hole.lost)
+        expected = max(1, len(plan.picks) - video.tally.not_due + lost)
+        timeline = Timeline(found.misplaced_share, holes, 0 if found.is_listed else video.tally.not_due)
+        self._check_coverage(found, expected, harvest, timeline)
         return self._reading(
             video.info(found),
             harvest,
@@ -156,7 +160,8 @@ class MediaReader:
             expected=expected,
             strategy=video.strategy,
             tally=video.tally,
-            warnings=_warnings(video, found, extent),
+            timeline=timeline,
+            warnings=_warnings(video, found, extent, timeline),
         )
 
     def _eyes(self) -> _Eyes:
@@ -266,9 +271,13 @@ class MediaReader:
         if extent.share < least:
             raise _truncated(f"{extent.share:.0%} of the bytes that its header declares are in the file")
 
-    def _check_coverage(self, found: Survey, expected: int, harvest: _Harvest) -> None:
-        """Refuse a file of which too small a part could be decoded."""
+    def _check_coverage(self, found: Survey, expected: int, harvest: _Harvest, timeline: Timeline) -> None:
+        """Refuse a file of which too small a part could be decoded, or told from the rest."""
         least = self._reader.min_coverage
+        if timeline.misplaced_share and len(harvest.frames) * (1 - timeline.misplaced_share) < least * expected:
+            cause = f"its time stamps step back: {timeline.misplaced_share:.0%} of its frames cannot be placed"
+            hint = "give each part of it one by one, or join them anew with times that go on"
+            raise UndecodableError("decoding", "", cause, reason=Reason.CORRUPT, hint=hint)
         if len(harvest.frames) >= least * expected:
             return
         decoded = len(harvest.frames)
@@ -289,6 +298,7 @@ class MediaReader:
         expected: int,
         strategy: str,
         tally: Tally,
+        timeline: Timeline = Timeline(),  # noqa: B008 - frozen
         warnings: tuple[str, ...] = (),
         decoder: str = DECODER,
     ) -> Reading:
@@ -307,15 +317,15 @@ class MediaReader:
             tracks=link(harvest.sightings),
             crops=np.stack(harvest.crops) if harvest.crops else np.empty((0, side_px, side_px, 3), np.uint8),
             decoder=decoder,
-            quality=quality_flags(info, harvest.measured, self._reader.frames, tally),
+            quality=quality_flags(info, harvest.measured, self._reader.frames, tally, timeline),
             warnings=warnings,
             timings_ms={name: round(value, 3) for name, value in stages.timings_ms.items()},
             thumbnails=np.stack(harvest.thumbnails) if harvest.thumbnails else None,
         )
 
 
-def _warnings(video: Video, found: Survey, extent: Extent) -> tuple[str, ...]:
-    warnings = []
+def _warnings(video: Video, found: Survey, extent: Extent, timeline: Timeline) -> tuple[str, ...]:
+    warnings = timeline.warnings()
     if extent.is_cut:
         warnings.append("the file is shorter than its own structure declares")
     stated, duration = found.stated_s, found.duration_s

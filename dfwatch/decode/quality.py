@@ -6,6 +6,8 @@
 | ``few_frames`` | fewer than half of the requested frames could be sampled |
 | ``small_faces`` | half of the faces are smaller than 64 pixels, so that crops are enlarged |
 | ``dark`` | half of the frames have a mean brightness under 40 of 255 |
+| ``timestamps_jump`` | time stamps step back, as where two recordings were joined |
+| ``gaps`` | stretches of playing time without a frame, longer than a slice of it |
 | ``decode_errors`` | the decoder refused packets or called frames damaged |
 | ``interlaced`` | frames are interlaced; one field was used |
 | ``high_dynamic_range`` | PQ or HLG colours were converted to standard range |
@@ -24,10 +26,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dfwatch.decode.decoding import Tally
+    from dfwatch.decode.holes import Hole
 
 LOW_SIDE_PX = 240
 SMALL_FACE_PX = 64
 DARK_MEAN = 40.0
+MAX_HOLES_SHOWN = 5
 _HDR = {16: "PQ", 18: "HLG"}
 
 
@@ -52,7 +56,55 @@ class Measured:
         self.face_sides_px.append(max(box.width, box.height))
 
 
-def quality_flags(info: VideoInfo, measured: Measured, frames_wanted: int, tally: Tally) -> tuple[QualityFlag, ...]:
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """What is odd about a video's time stamps.
+
+    Attributes:
+        misplaced_share: Share of the frames that come after frames shown later, 0 to 1.
+        holes: Stretches without a frame, as far as they are known one by one.
+        empty_slices: Slices that gave no frame, in a file of which no list told so before.
+    """
+
+    misplaced_share: float = 0.0
+    holes: tuple[Hole, ...] = ()
+    empty_slices: int = 0
+
+    def warnings(self) -> list[str]:
+        """What a person should know of it."""
+        warnings = []
+        if self.misplaced_share:
+            warnings.append(
+                f"the time stamps step back: {self.misplaced_share:.0%} of the frames come after frames shown later, "
+                "and cannot be told from them"
+            )
+        if self.holes:
+            shown = ", ".join(f"{hole.start_s:.1f} to {hole.end_s:.1f} s" for hole in self.holes[:MAX_HOLES_SHOWN])
+            more = ", …" if len(self.holes) > MAX_HOLES_SHOWN else ""
+            lost = ", and the file shows that some were lost" if any(hole.lost for hole in self.holes) else ""
+            warnings.append(f"no frame is shown from {shown}{more}{lost}")
+        elif self.empty_slices:
+            warnings.append(f"{self.empty_slices} of the stretches to be sampled gave no frame")
+        return warnings
+
+    def flags(self) -> list[QualityFlag]:
+        """The same as quality flags."""
+        flags = []
+        if self.misplaced_share:
+            detail = f"{self.misplaced_share:.0%} of the frames come after frames shown later"
+            flags.append(QualityFlag("timestamps_jump", detail))
+        if self.holes:
+            longest = max(hole.end_s - hole.start_s for hole in self.holes)
+            detail = f"{len(self.holes)} stretches without a frame, the longest of {longest:.1f} s"
+            flags.append(QualityFlag("gaps", detail))
+        elif self.empty_slices:
+            flags.append(QualityFlag("gaps", f"{self.empty_slices} of the stretches to be sampled gave no frame"))
+        return flags
+
+
+def quality_flags(
+    info: VideoInfo, measured: Measured, frames_wanted: int, tally: Tally, timeline: Timeline
+) -> tuple[QualityFlag, ...]:
     """The flags of one reading, in the order of the table above."""
     flags = []
     if min(info.width, info.height) < LOW_SIDE_PX:
@@ -64,6 +116,7 @@ def quality_flags(info: VideoInfo, measured: Measured, frames_wanted: int, tally
         flags.append(QualityFlag("small_faces", f"half of the faces are smaller than {side:.0f} pixels"))
     if measured.means and median(measured.means) < DARK_MEAN:
         flags.append(QualityFlag("dark", f"mean brightness is {median(measured.means):.0f} of 255"))
+    flags += timeline.flags()
     if tally.errors or tally.corrupt:
         detail = f"{tally.errors} packets refused, {tally.corrupt} frames damaged"
         flags.append(QualityFlag("decode_errors", detail))
