@@ -14,7 +14,7 @@ import numpy as np
 from dfwatch.decode.beside import Beside
 from dfwatch.decode.quality import Measured, Timeline, quality_flags
 from dfwatch.decode.scenes import SceneCounter
-from dfwatch.decode.stills import canvas_of_webp, decode_still
+from dfwatch.decode.stills import canvas_of_webp, decode_still, is_animation
 from dfwatch.errors import UndecodableError
 from dfwatch.faces import FaceSearch, crop_region
 from dfwatch.inbox.containers import declared_length
@@ -233,6 +233,7 @@ class MediaReader:
             picture = decode_still(video.file.read_at, video.file.size_bytes)
             video.check_size(picture.width, picture.height)
         harvest = _Harvest()
+        harvest.measured.animation = is_animation(video.file.read_at(0, 64))
         with stages.stage("faces"):
             self._look(picture, 0.0, crop, self._eyes(), harvest)
         stored = video.info(None)
@@ -254,6 +255,7 @@ class MediaReader:
             expected=1,
             strategy="still",
             tally=video.tally,
+            warnings=("an animation: only its first picture was judged",) if harvest.measured.animation else (),
             decoder=f"OpenCV {cv2.__version__}",
         )
 

@@ -6,6 +6,7 @@
 | ``few_frames`` | fewer than half of the requested frames could be sampled |
 | ``small_faces`` | half of the faces are smaller than 64 pixels, so that crops are enlarged |
 | ``dark`` | half of the frames have a mean brightness under 40 of 255 |
+| ``animation`` | an animated picture, of which only the first one was judged |
 | ``timestamps_jump`` | time stamps step back, as where two recordings were joined |
 | ``gaps`` | stretches of playing time without a frame, longer than a slice of it |
 | ``decode_errors`` | the decoder refused packets or called frames damaged |
@@ -42,10 +43,12 @@ class Measured:
     Attributes:
         means: Mean brightness of each frame, 0 to 255.
         face_sides_px: Longer side of each face, in pixels of the full frame.
+        animation: Whether the picture is the first one of an animation.
     """
 
     means: list[float] = field(default_factory=list)
     face_sides_px: list[float] = field(default_factory=list)
+    animation: bool = False
 
     def add_frame(self, picture: NDArray[np.uint8]) -> None:
         """Measure a searched picture."""
@@ -116,6 +119,8 @@ def quality_flags(
         flags.append(QualityFlag("small_faces", f"half of the faces are smaller than {side:.0f} pixels"))
     if measured.means and median(measured.means) < DARK_MEAN:
         flags.append(QualityFlag("dark", f"mean brightness is {median(measured.means):.0f} of 255"))
+    if measured.animation:
+        flags.append(QualityFlag("animation", "only the first picture of an animation was judged"))
     flags += timeline.flags()
     if tally.errors or tally.corrupt:
         detail = f"{tally.errors} packets refused, {tally.corrupt} frames damaged"

@@ -49,9 +49,19 @@ def test_of_an_animation_the_first_picture_is_taken(tmp_path: Path) -> None:
     first.save(path, save_all=True, append_images=[second], duration=100)
     reading = read(path)
     assert (reading.video.width, reading.video.height, len(reading.crops)) == (320, 240, 1)
+    assert [flag.flag for flag in reading.quality] == ["animation"]
+    assert reading.warnings == ("an animation: only its first picture was judged",)
     with pytest.raises(RefusedError) as caught:
         read(path, max_pixels=1000)
     assert caught.value.reason is Reason.TOO_MANY_PIXELS
+
+
+def test_an_extended_webp_of_one_picture_is_no_animation(tmp_path: Path) -> None:
+    path = tmp_path / "a.webp"
+    Image.fromarray(paint(1, (320, 240))).convert("RGBA").save(path, exif=Image.Exif().tobytes() or b"Exif\0\0")
+    assert path.read_bytes()[12:16] == b"VP8X"
+    reading = read(path)
+    assert (reading.quality, reading.warnings) == ((), ())
 
 
 @pytest.mark.parametrize(("mode", "name"), [("L", "a.png"), ("P", "a.png"), ("RGBA", "a.webp"), ("CMYK", "a.jpg")])
