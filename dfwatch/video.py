@@ -66,6 +66,11 @@ class Video:
         return self._source.is_still
 
     @property
+    def streams(self) -> int:
+        """As ``Source.streams``."""
+        return self._source.streams
+
+    @property
     def tally(self) -> Tally:
         """What was met while sampling."""
         return Tally() if self._sampler is None else self._sampler.tally

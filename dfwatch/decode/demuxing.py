@@ -208,7 +208,7 @@ def choose_stream(container: av.container.InputContainer) -> av.VideoStream:
     Raises:
         RefusedError: There is no video stream, or none that can be decoded.
     """
-    moving = [stream for stream in container.streams.video if not stream.disposition & _NOT_MOVING]
+    moving = _moving_streams(container)
     if not moving:
         raise RefusedError("reading", "", "there is no video in it", reason=Reason.NO_VIDEO_STREAM)
     # av's stub does not say so, but without a decoder there is no context.
@@ -218,11 +218,20 @@ def choose_stream(container: av.container.InputContainer) -> av.VideoStream:
 
     def rank(stream: av.VideoStream) -> tuple[bool, bool, int, int]:
         context = stream.codec_context
-        has_frames = stream.frames > 0 or len(stream.index_entries) > 0 or bool(context.pix_fmt)
         is_default = bool(stream.disposition & Disposition.default)
-        return has_frames, is_default, context.width * context.height, -stream.index
+        return _has_frames(stream), is_default, context.width * context.height, -stream.index
 
     return max(decodable, key=rank)
+
+
+def _moving_streams(container: av.container.InputContainer) -> list[av.VideoStream]:
+    return [stream for stream in container.streams.video if not stream.disposition & _NOT_MOVING]
+
+
+def _has_frames(stream: av.VideoStream) -> bool:
+    """Whether there seem to be any; av's stub does not say so, but without a decoder there is no context."""
+    context = getattr(stream, "codec_context", None)
+    return stream.frames > 0 or len(stream.index_entries) > 0 or bool(context is not None and context.pix_fmt)
 
 
 class Source:
@@ -275,6 +284,11 @@ class Source:
     def is_still(self) -> bool:
         """Whether the file is a picture."""
         return self.container.format.name in STILL_FORMATS
+
+    @property
+    def streams(self) -> int:
+        """Number of video streams with frames, cover art aside, whether or not they can be decoded."""
+        return sum(_has_frames(stream) for stream in _moving_streams(self.container))
 
     @property
     def codec(self) -> str:

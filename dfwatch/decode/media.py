@@ -196,10 +196,12 @@ class MediaReader:
         scale_x, scale_y = picture.width / small.shape[1], picture.height / small.shape[0]
         sightings: list[Sighting] = []
         for box, score in eyes.search.find(small, scene):
-            if len(sightings) == self._faces.max_per_frame:
-                break
             full = Box(box.x * scale_x, box.y * scale_y, box.width * scale_x, box.height * scale_y)
             if max(full.width, full.height) < self._faces.min_side_px:
+                harvest.measured.faces_too_small += 1
+                continue
+            if len(sightings) == self._faces.max_per_frame:
+                harvest.measured.faces_left_out += 1
                 continue
             cut = picture.crop(crop_region(full, crop), crop.size_px)
             face = Face(index, time_s, full, score, len(harvest.crops))
@@ -333,6 +335,8 @@ def _warnings(video: Video, found: Survey, extent: Extent, timeline: Timeline) -
     stated, duration = found.stated_s, found.duration_s
     if stated and duration and abs(stated - duration) > 0.1 * max(stated, duration) + 0.5:
         warnings.append(f"the header states {stated:.1f} s, the frames cover {duration:.1f} s")
+    if video.streams > 1:
+        warnings.append(f"it holds {video.streams} video streams, of which the one that players show first was judged")
     if video.mirrored:
         warnings.append("the picture was mirrored, as the container asks for")
     if video.tally.faults:

@@ -5,6 +5,8 @@
 | ``low_resolution`` | the picture's shorter side is under 240 pixels |
 | ``few_frames`` | fewer than half of the requested frames could be sampled |
 | ``small_faces`` | half of the faces are smaller than 64 pixels, so that crops are enlarged |
+| ``faces_left_out`` | a frame has more faces than ``faces.max_per_frame``; the smaller ones were left out |
+| ``faces_too_small`` | faces smaller than ``faces.min_side_px`` were left out |
 | ``dark`` | half of the frames have a mean brightness under 40 of 255 |
 | ``animation`` | an animated picture, of which only the first one was judged |
 | ``timestamps_jump`` | time stamps step back, as where two recordings were joined |
@@ -43,11 +45,15 @@ class Measured:
     Attributes:
         means: Mean brightness of each frame, 0 to 255.
         face_sides_px: Longer side of each face, in pixels of the full frame.
+        faces_left_out: Faces beyond the number allowed in one frame, all frames together.
+        faces_too_small: Faces smaller than the least size, all frames together.
         animation: Whether the picture is the first one of an animation.
     """
 
     means: list[float] = field(default_factory=list)
     face_sides_px: list[float] = field(default_factory=list)
+    faces_left_out: int = 0
+    faces_too_small: int = 0
     animation: bool = False
 
     def add_frame(self, picture: NDArray[np.uint8]) -> None:
@@ -117,6 +123,12 @@ def quality_flags(
     if measured.face_sides_px and median(measured.face_sides_px) < SMALL_FACE_PX:
         side = median(measured.face_sides_px)
         flags.append(QualityFlag("small_faces", f"half of the faces are smaller than {side:.0f} pixels"))
+    if measured.faces_left_out:
+        detail = f"not judged, as their frames have more faces than allowed: {measured.faces_left_out} in all frames"
+        flags.append(QualityFlag("faces_left_out", detail))
+    if measured.faces_too_small:
+        detail = f"not judged, as they are smaller than allowed: {measured.faces_too_small} in all frames"
+        flags.append(QualityFlag("faces_too_small", detail))
     if measured.means and median(measured.means) < DARK_MEAN:
         flags.append(QualityFlag("dark", f"mean brightness is {median(measured.means):.0f} of 255"))
     if measured.animation:
