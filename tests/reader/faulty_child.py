@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import resource
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -122,6 +124,9 @@ class FaultyReader:
         return " ".join(sorted(os.environ))
 
 
+F_SETSIG, FIOSETOWN = 10, 0x8901
+
+
 def fork() -> int:
     pid = os.fork()
     if pid == 0:
@@ -147,6 +152,12 @@ POWERS: dict[str, Callable[[], Any]] = {
     "execute": lambda: os.execv("/bin/true", ["true"]),
     "signal": lambda: os.kill(os.getppid(), 0),
     "memory-file": write_to_memory_file,
+    "affinity": lambda: os.sched_setaffinity(os.getppid(), {0}),
+    "scheduler": lambda: os.sched_setscheduler(os.getppid(), os.SCHED_BATCH, os.sched_param(0)),
+    "priority": lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), os.getpriority(os.PRIO_PROCESS, os.getppid())),
+    "owner": lambda: fcntl.fcntl(int(sys.argv[1]), fcntl.F_SETOWN, os.getppid()),
+    "owner-by-ioctl": lambda: fcntl.ioctl(int(sys.argv[1]), FIOSETOWN, struct.pack("i", os.getppid())),
+    "signal-number": lambda: fcntl.fcntl(int(sys.argv[1]), F_SETSIG, signal.SIGUSR1),
 }
 
 
