@@ -118,7 +118,7 @@ class Video:
         Raises:
             RefusedError: The video plays longer than the limit.
         """
-        found = survey(self._source)
+        found = survey(self._source, self._settings.frames)
         longest = max(found.duration_s or 0.0, found.stated_s or 0.0)
         if longest > self._settings.max_duration_s:
             raise RefusedError(

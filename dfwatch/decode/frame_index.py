@@ -187,8 +187,13 @@ class Survey:
         return 0.0 if self.log is None else self.log.misplaced_share(self.unit_s)
 
 
-def survey(source: Source) -> Survey:
-    """Find out where the frames are, as cheaply as the container allows."""
+def survey(source: Source, slices: int) -> Survey:
+    """Find out where the frames are, as cheaply as the container allows.
+
+    Args:
+        source: The open file.
+        slices: Into how many slices the playing time will be cut.
+    """
     stream, name, size = source.stream, source.container.format.name, source.file.size_bytes
     stated = _stated_duration(source)
     entries = len(stream.index_entries)
@@ -205,7 +210,7 @@ def survey(source: Source) -> Survey:
     if size > DEMUX_LIMIT_BYTES and stated:
         keys = _listed_keys(source, stated) if any(part in name for part in _LISTS_KEYS) else None
         return Survey(keys, stream.start_time, stated, None, stated, moved=True)
-    return _demux_all(source, stated)
+    return _demux_all(source, stated, slices)
 
 
 def _first_stamp(source: Source) -> int | None:
@@ -265,23 +270,19 @@ def _listed_keys(source: Source, duration_s: float) -> ListedFrames | None:
     return ListedFrames((), times, duration_s, min(1 / source.frame_s, MAX_FRAMES_PER_S))
 
 
-def _demux_all(source: Source, stated: float | None) -> Survey:
+def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
     stream = source.stream
     unit_s = float(stream.time_base or 1)
     log, keys = PacketLog(), array("q")
-    packets, packed_bytes = 0, 0
+    packets = 0
     last_duration, latest = 0, -(1 << 63)
-    for packet in all_packets_of(source):
-        before, packed_bytes = packed_bytes, packed_bytes + packet.size
-        if packet.stream_index != stream.index:
-            continue
+    for packet in packets_of(source):
         stamp = packet.pts if packet.pts is not None else packet.dts
         packets += 1
         if stamp is None or packet.is_discard:
             continue
         if packets <= LISTED_PACKETS:
-            loose = None if packet.pos is None else packet.pos - before
-            log.add(stamp, packet.duration or 0, loose, is_corrupt=packet.is_corrupt)
+            log.add(stamp, packet.duration or 0, packet.pos, packet.size, is_corrupt=packet.is_corrupt)
         if packet.is_keyframe:
             keys.append(stamp)
         last_duration = packet.duration or last_duration
@@ -298,4 +299,12 @@ def _demux_all(source: Source, stated: float | None) -> Survey:
         index = ListedFrames((), key_times, end, packets / end)
         return Survey(index, first, end, end, stated, moved=True)
     index = ListedFrames(array("d", (times - first) * unit_s), key_times, end)
-    return Survey(index, first, end, end, stated, moved=True, log=log, unit_s=unit_s)
+    found = Survey(index, first, end, end, stated, moved=True, log=log, unit_s=unit_s)
+    if any(hole.lost for hole in found.holes(slices, source.file.size_bytes)):
+        # Perhaps other streams' packets fill it; asking for them always would make each file's survey several times
+        # as long.
+        source.reopen()
+        for packet in all_packets_of(source):
+            if packet.stream_index != source.stream.index:
+                log.add_other(packet.pos, packet.size)
+    return found

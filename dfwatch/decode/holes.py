@@ -42,6 +42,10 @@ class Hole:
         return sum(self.start_s <= start and end <= self.end_s for start, end in slice_bounds(duration_s, count))
 
 
+def _numbers() -> array[int]:
+    return array("q")
+
+
 @dataclass(slots=True)
 class PacketLog:
     """The video's packets in the file's order, and what lies between them.
@@ -49,22 +53,45 @@ class PacketLog:
     Attributes:
         stamps: Presentation times, in the stream's unit.
         ends: The same with the frame's duration added, where the container states one.
-        loose: Bytes of the file before each packet that belong to no packet of any stream.
+        places: Where each packet lies in the file, in bytes.
+        sizes: How many bytes it has.
         corrupt: Positions of packets that the demuxer calls damaged.
+        other_places: Where packets of other streams lie, as far as these were read.
+        other_sizes: How many bytes each of those has.
     """
 
-    stamps: array[int] = field(default_factory=lambda: array("q"))
-    ends: array[int] = field(default_factory=lambda: array("q"))
-    loose: array[int] = field(default_factory=lambda: array("q"))
+    stamps: array[int] = field(default_factory=_numbers)
+    ends: array[int] = field(default_factory=_numbers)
+    places: array[int] = field(default_factory=_numbers)
+    sizes: array[int] = field(default_factory=_numbers)
     corrupt: list[int] = field(default_factory=list)
+    other_places: array[int] = field(default_factory=_numbers)
+    other_sizes: array[int] = field(default_factory=_numbers)
 
-    def add(self, stamp: int, duration: int, loose_bytes: int | None, *, is_corrupt: bool) -> None:
-        """Note the next packet; ``loose_bytes``: None where its place in the file is not known."""
+    def add(self, stamp: int, duration: int, place: int | None, size: int, *, is_corrupt: bool) -> None:
+        """Note the next packet of the video; ``place``: None where it is not known."""
         if is_corrupt:
             self.corrupt.append(len(self.stamps))
         self.stamps.append(stamp)
         self.ends.append(stamp + duration)
-        self.loose.append(loose_bytes if loose_bytes is not None else self.loose[-1] if self.loose else 0)
+        self.places.append(place if place is not None else self.places[-1] if self.places else 0)
+        self.sizes.append(size)
+
+    def add_other(self, place: int | None, size: int) -> None:
+        """Note a packet of another stream."""
+        if place is not None:
+            self.other_places.append(place)
+            self.other_sizes.append(size)
+
+    def _loose_bytes(self) -> NDArray[np.int64]:
+        """Bytes of the file before each packet of the video that belong to no packet."""
+        places, sizes, others, other_sizes = (
+            np.frombuffer(values, np.int64) for values in (self.places, self.sizes, self.other_places, self.other_sizes)
+        )
+        order = np.argsort(others)
+        until = np.concatenate([[0], np.cumsum(other_sizes[order])])
+        before = until[np.searchsorted(others[order], places)]
+        return np.asarray(places - (np.cumsum(sizes) - sizes) - before, np.int64)
 
     def misplaced_share(self, unit_s: float) -> float:
         """Share of the frames that come after frames shown later, by more than reordering explains; 0 to 1."""
@@ -82,15 +109,18 @@ class PacketLog:
             duration_s: Playing time.
             slices: Into how many slices it is cut.
             size_bytes: Size of the file.
+
+        Where other streams' packets were not noted, their bytes count as lost.
         """
         if len(self.stamps) < 2:
             return ()
         order = np.argsort(np.frombuffer(self.stamps, np.int64), kind="stable")
-        stamps, ends, loose = (
-            np.frombuffer(values, np.int64)[order] for values in (self.stamps, self.ends, self.loose)
-        )
+        stamps, ends = (np.frombuffer(values, np.int64)[order] for values in (self.stamps, self.ends))
         apart = stamps[1:] - ends[:-1]
         wide = np.flatnonzero(apart > max(UNUSUAL * _usual_step(stamps), duration_s / slices / unit_s))
+        if not len(wide):
+            return ()
+        loose = self._loose_bytes()[order]
         lost_bytes = [max(0, int(loose[at + 1] - loose[at])) for at in wide]
         many = sum(lost_bytes) > LOST_SHARE * size_bytes
         damaged = np.flatnonzero(np.isin(order, self.corrupt))

@@ -6,6 +6,8 @@ from array import array
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+import av
+import numpy as np
 import pytest
 
 from dfwatch.decode.holes import PacketLog
@@ -129,6 +131,27 @@ def test_a_screen_that_stood_still_lost_nothing(folder: Path, name: str) -> None
     assert "were lost" not in " ".join(reading.warnings)
 
 
+@pytest.mark.parametrize("name", ["sound.mkv", "sound.ts", "sound.flv"])
+def test_sound_that_goes_on_while_the_screen_stands_still_is_nothing_lost(folder: Path, name: str) -> None:
+    silent = screen_recording(folder / "silent.mkv", size=(64, 48))
+    path = folder / name
+    with av.open(str(silent)) as source, av.open(str(path), "w") as output:
+        picture = output.add_stream_from_template(source.streams.video[0])
+        sound = output.add_stream("mp2" if name.endswith("ts") else "pcm_s16le", rate=44100, layout="stereo")
+        packets = [packet for packet in source.demux(video=0) if packet.dts is not None]
+        for block in range(26 * 10):
+            samples = np.zeros((1, 4410 * 2), np.int16)
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="stereo")
+            frame.sample_rate, frame.pts = 44100, block * 4410
+            output.mux(sound.encode(frame))
+            while packets and packets[0].dts * packets[0].time_base < (block + 1) / 10:
+                packet = packets.pop(0)
+                packet.stream = picture
+                output.mux(packet)
+    reading = read(path)
+    assert (reading.sampling.failed, flags(reading)) == (0, {"gaps"})
+
+
 @pytest.mark.parametrize("movflags", ["", "faststart", "frag_keyframe+empty_moov"])
 def test_a_frame_that_the_file_shows_for_long_is_no_gap(folder: Path, movflags: str) -> None:
     options = {"movflags": movflags} if movflags else {}
@@ -167,7 +190,7 @@ def test_reordering_is_no_step_back() -> None:
     log = PacketLog()
     for group in range(40):
         for shown in (0, 4, 2, 1, 3):
-            log.add((5 * group + shown) * 40, 40, 0, is_corrupt=False)
+            log.add((5 * group + shown) * 40, 40, 0, 1, is_corrupt=False)
     assert log.misplaced_share(0.001) == 0.0
     assert log.holes(0.001, 8.0, 20, 1000) == ()
     assert PacketLog(array("q", [5])).misplaced_share(1.0) == 0.0
