@@ -23,6 +23,8 @@ _Packet = TypeVar("_Packet", bound="av.Packet[Any]")
 
 IO_BUFFER_BYTES = 64 * 1024
 _UNKNOWN_FRAME_S = 0.04
+# These have no index, and a seek ends at any packet near the time, often behind the key frame that is wanted.
+SEEKS_BY_GUESS = frozenset({"mpegts", "mpeg"})
 STILL_FORMATS = frozenset({"jpeg_pipe", "png_pipe", "webp_pipe", "image2"})
 _NOT_MOVING = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, overload
 import av
 import numpy as np
 
-from dfwatch.decode.demuxing import all_packets_of, packets_of
-from dfwatch.decode.holes import REORDERED_PACKETS, PacketLog
+from dfwatch.decode.demuxing import SEEKS_BY_GUESS, all_packets_of, packets_of
+from dfwatch.decode.holes import REORDERED_PACKETS, PacketLog, share_behind
 from dfwatch.sampling import FrameIndex, ListedFrames
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ LISTED_PACKETS = 1_000_000
 MAX_STATED_S = 1e9
 ASF_HEADER_BYTES = 64 * 1024
 MAX_FRAMES_PER_S = 240.0
+# Places of a long stream without an index at which its time stamps are looked at.
+PROBED_PLACES = 64
 # Longer lists of key frames are not read through.
 READ_ENTRIES = 4096
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -158,6 +160,7 @@ class Survey:
         moved: Whether packets were read, so that the container is no longer at its start.
         log: The packets in the file's order; None where they were not all read.
         unit_s: Seconds of one unit of the log's time stamps.
+        misplaced_share: Share of the frames that come after frames shown later, 0 to 1, as far as was looked.
     """
 
     index: FrameIndex | None
@@ -169,6 +172,7 @@ class Survey:
     lists_all: bool = False
     log: PacketLog | None = None
     unit_s: float = 1.0
+    misplaced_share: float = 0.0
 
     def holes(self, slices: int, size_bytes: int) -> tuple[Hole, ...]:
         """As ``PacketLog.holes``."""
@@ -180,11 +184,6 @@ class Survey:
     def is_listed(self) -> bool:
         """Whether every frame is known before any is decoded."""
         return self.lists_all or self.log is not None
-
-    @property
-    def misplaced_share(self) -> float:
-        """As ``PacketLog.misplaced_share``."""
-        return 0.0 if self.log is None else self.log.misplaced_share(self.unit_s)
 
 
 def survey(source: Source, slices: int) -> Survey:
@@ -209,7 +208,8 @@ def survey(source: Source, slices: int) -> Survey:
         return Survey(index, first, index.duration_s, index.end_inside(size), stated, lists_all=True)
     if size > DEMUX_LIMIT_BYTES and stated:
         keys = _listed_keys(source, stated) if any(part in name for part in _LISTS_KEYS) else None
-        return Survey(keys, stream.start_time, stated, None, stated, moved=True)
+        share = _misplaced_share(source) if name in SEEKS_BY_GUESS else 0.0
+        return Survey(keys, stream.start_time, stated, None, stated, moved=True, misplaced_share=share)
     return _demux_all(source, stated, slices)
 
 
@@ -217,6 +217,22 @@ def _first_stamp(source: Source) -> int | None:
     packets = zip(packets_of(source), range(REORDERED_PACKETS), strict=False)
     stamps = [packet.pts for packet, _ in packets if packet.pts is not None]
     return min(stamps, default=source.stream.start_time)
+
+
+def _misplaced_share(source: Source) -> float:
+    """As ``PacketLog.misplaced_share``, by the time stamps at some places of a stream too long to be read through."""
+    stream, stamps = source.stream, array("q")
+    for number in range(PROBED_PLACES):
+        try:
+            source.container.seek(source.file.size_bytes * number // PROBED_PLACES, unsupported_byte_offset=True)
+        except MemoryError:
+            raise
+        except av.FFmpegError:
+            continue
+        stamp = next((packet.pts for packet in packets_of(source) if packet.pts is not None), None)
+        if stamp is not None:
+            stamps.append(stamp)
+    return share_behind(stamps, float(stream.time_base or 1), source.frame_s) if stamps else 0.0
 
 
 def _stated_duration(source: Source) -> float | None:
@@ -299,7 +315,8 @@ def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
         index = ListedFrames((), key_times, end, packets / end)
         return Survey(index, first, end, end, stated, moved=True)
     index = ListedFrames(array("d", (times - first) * unit_s), key_times, end)
-    found = Survey(index, first, end, end, stated, moved=True, log=log, unit_s=unit_s)
+    share = log.misplaced_share(unit_s)
+    found = Survey(index, first, end, end, stated, moved=True, log=log, unit_s=unit_s, misplaced_share=share)
     if any(hole.lost for hole in found.holes(slices, source.file.size_bytes)):
         # Perhaps other streams' packets fill it; asking for them always would make each file's survey several times
         # as long.

@@ -15,6 +15,8 @@ import numpy as np
 from dfwatch.sampling import slice_bounds
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 # No codec shows its first frame later than this many packets.
@@ -98,8 +100,7 @@ class PacketLog:
         if len(self.stamps) < 2:
             return 0.0
         stamps = np.frombuffer(self.stamps, np.int64)
-        allowed = max(BACK_S / unit_s, REORDERED_PACKETS * _usual_step(np.sort(stamps)))
-        return float(np.mean(np.maximum.accumulate(stamps) - stamps > allowed))
+        return share_behind(self.stamps, unit_s, float(_usual_step(np.sort(stamps)) * unit_s))
 
     def holes(self, unit_s: float, duration_s: float, slices: int, size_bytes: int) -> tuple[Hole, ...]:
         """Holes that swallow at least one of ``slices`` slices of the playing time.
@@ -134,6 +135,19 @@ class PacketLog:
             for at, missing in zip(wide, lost_bytes, strict=True)
         )
         return tuple(hole for hole in found if hole.slices(duration_s, slices))
+
+
+def share_behind(stamps: Sequence[int], unit_s: float, frame_s: float) -> float:
+    """Share of time stamps, in the file's order, that lie behind an earlier one by more than reordering explains.
+
+    Args:
+        stamps: Time stamps; at least one.
+        unit_s: Seconds of one unit of them.
+        frame_s: Usual time from frame to frame, in seconds.
+    """
+    values = np.asarray(stamps, np.int64)
+    allowed = max(BACK_S, REORDERED_PACKETS * frame_s) / unit_s
+    return float(np.mean(np.maximum.accumulate(values) - values > allowed))
 
 
 def _usual_step(stamps: NDArray[np.int64]) -> float:

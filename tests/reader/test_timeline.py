@@ -54,8 +54,12 @@ def flags(reading: Reading) -> set[str]:
     return {flag.flag for flag in reading.quality} & NEW_FLAGS
 
 
+@pytest.mark.parametrize("limit_bytes", [1 << 26, 1000])
 @pytest.mark.parametrize("first_s", [0, 60])
-def test_two_recordings_whose_times_overlap_or_fall_back_are_not_judged_by_half(folder: Path, first_s: int) -> None:
+def test_two_recordings_whose_times_overlap_or_fall_back_are_not_judged_by_half(
+    folder: Path, first_s: int, limit_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfwatch.decode.frame_index.DEMUX_LIMIT_BYTES", limit_bytes)
     path = joined(folder / "joined.ts", part(folder, f"{first_s}.ts", 12, first_s), part(folder, "0.ts", 12))
 
     with pytest.raises(UndecodableError, match=r"time stamps step back: [45]") as caught:
@@ -181,9 +185,10 @@ def test_a_long_file_that_is_not_read_through_tells_of_empty_slices(
 ) -> None:
     path = screen_recording(folder / "long.mkv")
     whole = make_clip(folder / "whole.mkv", seconds=20, fps=FPS, gop=FPS, faces=())
+    stream = make_clip(folder / "whole.ts", seconds=20, fps=FPS, gop=FPS, b_frames=3, faces=())
     monkeypatch.setattr("dfwatch.decode.frame_index.DEMUX_LIMIT_BYTES", 1000)
     assert flags(read(path)) == {"gaps"}
-    assert flags(read(whole)) == set()
+    assert flags(read(whole)) == flags(read(stream)) == set()
 
 
 def test_reordering_is_no_step_back() -> None:
