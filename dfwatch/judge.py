@@ -38,7 +38,7 @@ class FileReader(Protocol):
     """What is needed of a reader; ``dfwatch.reader.Reader`` is the real one."""
 
     def read(self, fd: int, crop: CropSpec) -> Reading:
-        """Read one open file; raises MediaError."""
+        """Read one open file; raises MediaError, and StorageError where the disk fails."""
 
 
 class Scorer(Protocol):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from dfwatch.decode import wire
 from dfwatch.decode.wire import HEAD, ProtocolError
-from dfwatch.errors import ReaderCrashError, ReaderStartError
+from dfwatch.errors import ReaderCrashError, ReaderStartError, StorageError
 from dfwatch.reading import thumbnail_side
 from dfwatch.reasons import Reason
 
@@ -163,6 +163,7 @@ class Reader:
             UndecodableError: Nothing, or too little, could be decoded.
             ReaderStartError: No child could be started; the file is not to blame.
             ReaderCrashError: The child died, hung or broke a limit; the next call starts a new one.
+            StorageError: The disk under the file failed; the file is not to blame.
         """
         child = self._ready_child()
         self._jobs += 1
@@ -215,8 +216,11 @@ class Reader:
         kind, reason, cause, hint = wire.decode_error(message.get("error"))
         if kind in {"refused", "undecodable"}:
             raise wire.media_error(kind, reason, cause, hint, subject)
-        # What is left in a process that ran out of memory, or met a defect, is not to be trusted with the next file.
+        # What is left in a process that ran out of memory, or met a defect or a sick disk (whose error PyAV keeps for
+        # later), is not to be trusted with the next file.
         self._drop(self._child)
+        if kind == "disk":
+            raise StorageError("reading", subject, cause)
         if kind == "memory":
             limit = self._settings.memory_limit_bytes
             cause, reason = f"it needed more than the {limit} bytes of memory allowed", Reason.READER_OUT_OF_MEMORY

@@ -12,7 +12,7 @@ Costs are counted in decoded frames. The constants were chosen by measurement on
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
@@ -37,6 +37,10 @@ class FrameIndex(Protocol):
 
     def count(self, start_s: float, end_s: float) -> int:
         """Number of frames with start_s <= time < end_s (an estimate where the container does not list them)."""
+        ...
+
+    def surely_shows(self, start_s: float, end_s: float) -> bool:
+        """Whether a frame with start_s <= time < end_s is shown for certain, and not by an estimate."""
         ...
 
     def key_nearest(self, start_s: float, middle_s: float, end_s: float) -> float | None:
@@ -70,6 +74,10 @@ class ListedFrames:
             return round(max(0.0, min(end_s, self.duration_s) - start_s) * self.frames_per_s)
         return bisect_left(self.times_s, end_s) - bisect_left(self.times_s, start_s)
 
+    def surely_shows(self, start_s: float, end_s: float) -> bool:
+        """As ``FrameIndex.surely_shows``."""
+        return bool(self.times_s) and self.count(start_s, end_s) > 0
+
     def key_nearest(self, start_s: float, middle_s: float, end_s: float) -> float | None:
         """As ``FrameIndex.key_nearest``."""
         first, last = bisect_left(self.key_times_s, start_s), bisect_left(self.key_times_s, end_s)
@@ -93,6 +101,7 @@ class Pick:
         end_s: End of the slice; the last slice's end is open.
         target_s: The first good frame at or after this time is taken, or else the last one of the slice before it.
         key_s: Seek to the key frame at this time first; None: decode on from where the decoder stands.
+        due: Whether the slice holds a frame for certain, so that to find none is a failure.
     """
 
     slice_index: int
@@ -100,6 +109,7 @@ class Pick:
     end_s: float
     target_s: float
     key_s: float | None = None
+    due: bool = False
 
     @property
     def is_key(self) -> bool:
@@ -153,7 +163,10 @@ def plan_sample(index: FrameIndex, frames: int, mode: str = "planned", *, skippa
     reference_only = not exact and all(
         index.count(start, min(end, duration)) >= REFERENCE_FRAMES for _, start, end in bounds
     )
-    through = tuple(Pick(number, start, end, start + step / 2) for number, start, end in bounds)
+    through = tuple(
+        Pick(number, start, end, start + step / 2, due=index.surely_shows(start, min(end, duration)))
+        for number, start, end in bounds
+    )
     rolled = 1.0 - skippable_share if reference_only else 1.0
     through_cost = rolled * (index.count(0.0, through[-1].target_s) + 1) if through else 0.0
     hops, hops_cost = _plan_hops(index, through, rolled, exact=exact)
@@ -177,7 +190,7 @@ def _plan_hops(
         start, end = pick.start_s, min(pick.end_s, index.duration_s)
         key = None if exact else index.key_nearest(start, pick.target_s, end)
         if key is not None:
-            picks.append(Pick(pick.slice_index, start, pick.end_s, key, key))
+            picks.append(replace(pick, target_s=key, key_s=key))
             total += SEEK_COST + KEY_COST
             position = key
             continue
@@ -187,10 +200,10 @@ def _plan_hops(
         # Going on is only possible within the same group of pictures or through later ones.
         go_on_cost = rolled * index.count(position, target) if position is not None else float("inf")
         if go_on_cost <= seek_cost:
-            picks.append(Pick(pick.slice_index, start, pick.end_s, target))
+            picks.append(replace(pick, target_s=target))
             total += go_on_cost
         else:
-            picks.append(Pick(pick.slice_index, start, pick.end_s, target, before))
+            picks.append(replace(pick, target_s=target, key_s=before))
             total += seek_cost
         position = target
     return tuple(picks), total

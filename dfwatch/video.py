@@ -66,6 +66,11 @@ class Video:
         return self._source.is_still
 
     @property
+    def streams(self) -> int:
+        """As ``Source.streams``."""
+        return self._source.streams
+
+    @property
     def tally(self) -> Tally:
         """What was met while sampling."""
         return Tally() if self._sampler is None else self._sampler.tally
@@ -113,7 +118,7 @@ class Video:
         Raises:
             RefusedError: The video plays longer than the limit.
         """
-        found = survey(self._source)
+        found = survey(self._source, self._settings.frames)
         longest = max(found.duration_s or 0.0, found.stated_s or 0.0)
         if longest > self._settings.max_duration_s:
             raise RefusedError(

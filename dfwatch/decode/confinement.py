@@ -5,8 +5,8 @@ Each measure is tried; one that this kernel does not have is skipped and reporte
 * resource limits: address space, open files, no file may grow, no core dump; processor time anew for each file
 * ``PR_SET_NO_NEW_PRIVS``, ``PR_SET_DUMPABLE`` 0: no set-user-id program helps, no equal user may look into the process
 * Landlock (kernel 5.13 and later): no file can be opened, no TCP port used, no process outside signalled
-* seccomp: no opening of files, no sockets, no programs, no processes, no signals to others, no kernel interfaces that
-  decoders never use
+* seccomp: no opening of files, no sockets, no programs, no processes, no signals to others (a descriptor's owner gets
+  them too), no say in how others are scheduled, no kernel interfaces that decoders never use
 
 What is left: reading the descriptors that the parent sends, memory, threads and time.
 """
@@ -44,7 +44,7 @@ _RET_ALLOW = 0x7FFF0000
 _RET_ERRNO = 0x00050000
 _RET_KILL_PROCESS = 0x80000000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16
+_NUMBER, _ARCH, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 0, 4, 16, 24
 _X32_BIT = 0x40000000
 _CLONE_THREAD = 0x00010000
 
@@ -67,6 +67,10 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "kill": (62, 129), "tkill": (200, 130),
     "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240), "pidfd_open": (434, 434),
     "pidfd_send_signal": (424, 424), "pidfd_getfd": (438, 438), "unshare": (272, 97), "setns": (308, 268),
+    # how other processes run; of itself a decoder asks, but sets nothing
+    "sched_setparam": (142, 118), "sched_setscheduler": (144, 119), "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274), "setpriority": (141, 140), "ioprio_set": (251, 30), "migrate_pages": (256, 238),
+    "move_pages": (279, 239), "process_madvise": (440, 440),
     # the kernel itself
     "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "keyctl": (250, 219),
     "add_key": (248, 217), "request_key": (249, 218), "init_module": (175, 105), "finit_module": (313, 273),
@@ -77,6 +81,12 @@ _CLONE = (56, 220)
 _CLONE3 = (435, 435)
 _TGKILL = (234, 131)
 _PRLIMIT64 = (302, 261)
+_FCNTL = (72, 25)
+_IOCTL = (16, 29)
+# Whoever owns a descriptor gets a signal of any number once it can be read: F_SETOWN, F_SETSIG, F_SETOWN_EX, and
+# FIOSETOWN, SIOCSPGRP.
+_OWNING_FCNTLS = (8, 10, 15)
+_OWNING_IOCTLS = (0x8901, 0x8902)
 
 
 @dataclass(slots=True)
@@ -220,6 +230,10 @@ def seccomp_filter(machine: str, pid: int) -> bytes:
     ):
         # Not this call: skip the four that follow.
         program += [instruction(_EQUAL, call[column], 0, 4), first, test, allow, deny]
+    second = instruction(_LOAD, _SECOND_ARGUMENT)
+    for call, commands in ((_FCNTL, _OWNING_FCNTLS), (_IOCTL, _OWNING_IOCTLS)):
+        tests = [instruction(_EQUAL, command, len(commands) - at, 0) for at, command in enumerate(commands)]
+        program += [instruction(_EQUAL, call[column], 0, len(tests) + 3), second, *tests, allow, deny]
     for numbers in _DENIED.values():
         if (denied := numbers[column]) is not None:
             program += [instruction(_EQUAL, denied, 0, 1), deny]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import av
 
-from dfwatch.decode.demuxing import packets_of
+from dfwatch.decode.demuxing import SEEKS_BY_GUESS, packets_of
 from dfwatch.decode.pictures import Converter, Orientation, VideoPicture, orientation_of, pixel_aspect_of
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ _PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE; 0 is unknown, the others are interlace
 # How much earlier to seek, in seconds, when a seek ended too late: some containers seek by guessing.
 _BACK_OFF_S = (0.0, 1.0, 4.0, 16.0, 64.0)
 _GROUP_PACKETS = 3000
-# These have no index, and a seek ends at any packet near the time, often behind the key frame that is wanted.
-_SEEKS_BY_GUESS = frozenset({"mpegts", "mpeg"})
 _AHEAD_S = 1.0
 
 
@@ -138,7 +136,7 @@ class Sampler:
                     yield self._take(pick, *best)
                     best = None
                 elif self.tally.faults == faults:
-                    self.tally.not_due += 1
+                    self.tally.not_due += int(not pick.due)
                 faults = self.tally.faults
             if not picks:
                 return
@@ -205,7 +203,7 @@ class Sampler:
     def _seek_key_in(self, pick: Pick) -> VideoPacket | None:
         """The first key frame at or after the pick's and within its slice; the packets before it are not decoded."""
         tolerance = 0.45 * self._source.frame_s
-        ahead_s = _AHEAD_S if self._source.container.format.name in _SEEKS_BY_GUESS else -tolerance
+        ahead_s = _AHEAD_S if self._source.container.format.name in SEEKS_BY_GUESS else -tolerance
         if not self._seek(pick.target_s - ahead_s):
             return None
         for packet, time_s in self._timed_packets():
@@ -307,7 +305,7 @@ class Sampler:
             if time_s >= pick.end_s - _SLACK_S:
                 # It belongs to a later slice.
                 self._pending.appendleft(frame)
-                self.tally.not_due += int(best is None and self.tally.faults == faults)
+                self.tally.not_due += int(best is None and self.tally.faults == faults and not pick.due)
                 break
             if time_s < pick.start_s - _SLACK_S:
                 continue

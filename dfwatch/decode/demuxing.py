@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import av
 from av.stream import Discard, Disposition
 
 from dfwatch.decode.encryption import is_encrypted_isobmff
-from dfwatch.errors import RefusedError, UndecodableError
+from dfwatch.errors import RefusedError, StorageError, UndecodableError
 from dfwatch.inbox.containers import declared_length
 from dfwatch.reasons import Reason
 
@@ -19,36 +19,69 @@ if TYPE_CHECKING:
 
     from dfwatch.config import ReaderSettings
 
+_Packet = TypeVar("_Packet", bound="av.Packet[Any]")
+
 IO_BUFFER_BYTES = 64 * 1024
 _UNKNOWN_FRAME_S = 0.04
+# These have no index, and a seek ends at any packet near the time, often behind the key frame that is wanted.
+SEEKS_BY_GUESS = frozenset({"mpegts", "mpeg"})
 STILL_FORMATS = frozenset({"jpeg_pipe", "png_pipe", "webp_pipe", "image2"})
 _NOT_MOVING = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
 class DescriptorFile:
-    """A read-only file object over a descriptor that leaves the descriptor's own position alone."""
+    """A read-only file object over a descriptor that leaves the descriptor's own position alone.
+
+    FFmpeg may take bytes that cannot be read for the file's end, so what the disk said is kept for ``check_disk``.
+    """
 
     name = ""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._position = 0
+        self._failure: StorageError | None = None
         self.size_bytes = os.fstat(fd).st_size
 
     def read(self, count: int) -> bytes:
-        """Up to ``count`` bytes from the current position."""
-        data = os.pread(self._fd, count, self._position)
+        """Up to ``count`` bytes from the current position.
+
+        Raises:
+            StorageError: The disk failed.
+        """
+        data = self._pread(count, self._position)
         self._position += len(data)
         return data
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Up to ``count`` bytes from ``offset``."""
+        """Up to ``count`` bytes from ``offset``.
+
+        Raises:
+            StorageError: The disk failed.
+        """
         parts = []
-        while count > 0 and (data := os.pread(self._fd, min(count, 1 << 30), offset)):
+        while count > 0 and (data := self._pread(min(count, 1 << 30), offset)):
             parts.append(data)
             offset += len(data)
             count -= len(data)
         return b"".join(parts)
+
+    def _pread(self, count: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._fd, count, offset)
+        except OSError as error:
+            # It is open, regular and readable: whatever is the matter now lies below the file.
+            self._failure = StorageError("reading", "", error.strerror or error)
+            raise self._failure from error
+
+    def check_disk(self) -> None:
+        """Nothing, if every byte that was asked for could be read.
+
+        Raises:
+            StorageError: The disk failed, whatever FFmpeg made of it.
+        """
+        if self._failure is not None:
+            raise self._failure
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Move the position; returns it."""
@@ -82,6 +115,7 @@ def open_container(file: DescriptorFile, settings: ReaderSettings) -> av.contain
     Raises:
         RefusedError: The format is unknown, not allowed, or encrypted.
         UndecodableError: The header is damaged or a part of the file is missing.
+        StorageError: The disk failed.
     """
     if file.size_bytes == 0:
         raise RefusedError("reading", "", "the file is empty", reason=Reason.EMPTY)
@@ -104,6 +138,7 @@ def open_container(file: DescriptorFile, settings: ReaderSettings) -> av.contain
     except MemoryError:
         raise
     except av.FFmpegError as error:
+        file.check_disk()
         raise _why_not_opened(file, error, settings) from error
 
 
@@ -175,7 +210,7 @@ def choose_stream(container: av.container.InputContainer) -> av.VideoStream:
     Raises:
         RefusedError: There is no video stream, or none that can be decoded.
     """
-    moving = [stream for stream in container.streams.video if not stream.disposition & _NOT_MOVING]
+    moving = _moving_streams(container)
     if not moving:
         raise RefusedError("reading", "", "there is no video in it", reason=Reason.NO_VIDEO_STREAM)
     # av's stub does not say so, but without a decoder there is no context.
@@ -185,11 +220,20 @@ def choose_stream(container: av.container.InputContainer) -> av.VideoStream:
 
     def rank(stream: av.VideoStream) -> tuple[bool, bool, int, int]:
         context = stream.codec_context
-        has_frames = stream.frames > 0 or len(stream.index_entries) > 0 or bool(context.pix_fmt)
         is_default = bool(stream.disposition & Disposition.default)
-        return has_frames, is_default, context.width * context.height, -stream.index
+        return _has_frames(stream), is_default, context.width * context.height, -stream.index
 
     return max(decodable, key=rank)
+
+
+def _moving_streams(container: av.container.InputContainer) -> list[av.VideoStream]:
+    return [stream for stream in container.streams.video if not stream.disposition & _NOT_MOVING]
+
+
+def _has_frames(stream: av.VideoStream) -> bool:
+    """Whether there seem to be any; av's stub does not say so, but without a decoder there is no context."""
+    context = getattr(stream, "codec_context", None)
+    return stream.frames > 0 or len(stream.index_entries) > 0 or bool(context is not None and context.pix_fmt)
 
 
 class Source:
@@ -205,12 +249,12 @@ class Source:
     """
 
     def __init__(self, fd: int, settings: ReaderSettings) -> None:
-        self._fd = fd
         self._settings = settings
+        self.file = DescriptorFile(fd)
         self._open()
 
     def _open(self) -> None:
-        self.file = DescriptorFile(self._fd)
+        self.file.seek(0)
         self.container = open_container(self.file, self._settings)
         try:
             self._check_encryption()
@@ -242,6 +286,11 @@ class Source:
     def is_still(self) -> bool:
         """Whether the file is a picture."""
         return self.container.format.name in STILL_FORMATS
+
+    @property
+    def streams(self) -> int:
+        """Number of video streams with frames, cover art aside, whether or not they can be decoded."""
+        return sum(_has_frames(stream) for stream in _moving_streams(self.container))
 
     @property
     def codec(self) -> str:
@@ -289,7 +338,17 @@ class Source:
 
 def packets_of(source: Source) -> Iterator[av.Packet[av.VideoStream]]:
     """The stream's packets from here on, until the file ends or the demuxer gives up; no flush packet."""
-    packets = source.container.demux(source.stream)
+    return _until_the_end(source.container.demux(source.stream))
+
+
+def all_packets_of(source: Source) -> Iterator[av.Packet[Any]]:
+    """As ``packets_of``, of all streams; the other streams are no longer passed over until the source is reopened."""
+    for stream in source.container.streams:
+        stream.discard = Discard.default
+    return _until_the_end(source.container.demux())
+
+
+def _until_the_end(packets: Iterator[_Packet]) -> Iterator[_Packet]:
     while True:
         try:
             packet = next(packets, None)

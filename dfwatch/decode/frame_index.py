@@ -12,22 +12,24 @@ from typing import TYPE_CHECKING, overload
 import av
 import numpy as np
 
-from dfwatch.decode.demuxing import packets_of
+from dfwatch.decode.demuxing import SEEKS_BY_GUESS, all_packets_of, packets_of
+from dfwatch.decode.holes import REORDERED_PACKETS, PacketLog, share_behind
 from dfwatch.sampling import FrameIndex, ListedFrames
 
 if TYPE_CHECKING:
     from dfwatch.decode.demuxing import Source
+    from dfwatch.decode.holes import Hole
 
 # Demuxing a file of this size takes less time than decoding a few frames of it.
 DEMUX_LIMIT_BYTES = 64 * 1024 * 1024
 # More packets than this are counted, but only their key frames are remembered.
 LISTED_PACKETS = 1_000_000
-# No codec shows its first frame later than this many packets.
-REORDERED_PACKETS = 17
 # Formats whose header lists every frame; of the others only key frames may be listed, or nothing.
 MAX_STATED_S = 1e9
 ASF_HEADER_BYTES = 64 * 1024
 MAX_FRAMES_PER_S = 240.0
+# Places of a long stream without an index at which its time stamps are looked at.
+PROBED_PLACES = 64
 # Longer lists of key frames are not read through.
 READ_ENTRIES = 4096
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -78,6 +80,10 @@ class EntryIndex:
     def count(self, start_s: float, end_s: float) -> int:
         """As ``FrameIndex.count``, by decoding times."""
         return self.position(end_s) - self.position(start_s)
+
+    def surely_shows(self, start_s: float, end_s: float) -> bool:
+        """As ``FrameIndex.surely_shows``: a frame may be shown earlier or later than it is decoded, many may not."""
+        return self.count(start_s, end_s) > REORDERED_PACKETS
 
     def key_nearest(self, start_s: float, middle_s: float, end_s: float) -> float | None:
         """As ``FrameIndex.key_nearest``."""
@@ -152,6 +158,9 @@ class Survey:
         stated_s: Playing time that the header states; None where it states none.
         lists_all: Whether the container's own list of frames is there, and whole.
         moved: Whether packets were read, so that the container is no longer at its start.
+        log: The packets in the file's order; None where they were not all read.
+        unit_s: Seconds of one unit of the log's time stamps.
+        misplaced_share: Share of the frames that come after frames shown later, 0 to 1, as far as was looked.
     """
 
     index: FrameIndex | None
@@ -161,10 +170,29 @@ class Survey:
     stated_s: float | None
     moved: bool = False
     lists_all: bool = False
+    log: PacketLog | None = None
+    unit_s: float = 1.0
+    misplaced_share: float = 0.0
+
+    def holes(self, slices: int, size_bytes: int) -> tuple[Hole, ...]:
+        """As ``PacketLog.holes``."""
+        if self.log is None or self.duration_s is None:
+            return ()
+        return self.log.holes(self.unit_s, self.duration_s, slices, size_bytes)
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether every frame is known before any is decoded."""
+        return self.lists_all or self.log is not None
 
 
-def survey(source: Source) -> Survey:
-    """Find out where the frames are, as cheaply as the container allows."""
+def survey(source: Source, slices: int) -> Survey:
+    """Find out where the frames are, as cheaply as the container allows.
+
+    Args:
+        source: The open file.
+        slices: Into how many slices the playing time will be cut.
+    """
     stream, name, size = source.stream, source.container.format.name, source.file.size_bytes
     stated = _stated_duration(source)
     entries = len(stream.index_entries)
@@ -180,14 +208,31 @@ def survey(source: Source) -> Survey:
         return Survey(index, first, index.duration_s, index.end_inside(size), stated, lists_all=True)
     if size > DEMUX_LIMIT_BYTES and stated:
         keys = _listed_keys(source, stated) if any(part in name for part in _LISTS_KEYS) else None
-        return Survey(keys, stream.start_time, stated, None, stated, moved=True)
-    return _demux_all(source, stated)
+        share = _misplaced_share(source) if name in SEEKS_BY_GUESS else 0.0
+        return Survey(keys, stream.start_time, stated, None, stated, moved=True, misplaced_share=share)
+    return _demux_all(source, stated, slices)
 
 
 def _first_stamp(source: Source) -> int | None:
     packets = zip(packets_of(source), range(REORDERED_PACKETS), strict=False)
     stamps = [packet.pts for packet, _ in packets if packet.pts is not None]
     return min(stamps, default=source.stream.start_time)
+
+
+def _misplaced_share(source: Source) -> float:
+    """As ``PacketLog.misplaced_share``, by the time stamps at some places of a stream too long to be read through."""
+    stream, stamps = source.stream, array("q")
+    for number in range(PROBED_PLACES):
+        try:
+            source.container.seek(source.file.size_bytes * number // PROBED_PLACES, unsupported_byte_offset=True)
+        except MemoryError:
+            raise
+        except av.FFmpegError:
+            continue
+        stamp = next((packet.pts for packet in packets_of(source) if packet.pts is not None), None)
+        if stamp is not None:
+            stamps.append(stamp)
+    return share_behind(stamps, float(stream.time_base or 1), source.frame_s) if stamps else 0.0
 
 
 def _stated_duration(source: Source) -> float | None:
@@ -241,10 +286,10 @@ def _listed_keys(source: Source, duration_s: float) -> ListedFrames | None:
     return ListedFrames((), times, duration_s, min(1 / source.frame_s, MAX_FRAMES_PER_S))
 
 
-def _demux_all(source: Source, stated: float | None) -> Survey:
+def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
     stream = source.stream
     unit_s = float(stream.time_base or 1)
-    stamps, keys = array("q"), array("q")
+    log, keys = PacketLog(), array("q")
     packets = 0
     last_duration, latest = 0, -(1 << 63)
     for packet in packets_of(source):
@@ -253,14 +298,14 @@ def _demux_all(source: Source, stated: float | None) -> Survey:
         if stamp is None or packet.is_discard:
             continue
         if packets <= LISTED_PACKETS:
-            stamps.append(stamp)
+            log.add(stamp, packet.duration or 0, packet.pos, packet.size, is_corrupt=packet.is_corrupt)
         if packet.is_keyframe:
             keys.append(stamp)
         last_duration = packet.duration or last_duration
         latest = max(latest, stamp)
-    if not stamps:
+    if not log.stamps:
         return Survey(None, stream.start_time, stated, 0.0 if packets == 0 else None, stated, moved=True)
-    times = np.sort(np.frombuffer(stamps, np.int64))
+    times = np.sort(np.frombuffer(log.stamps, np.int64))
     first = int(times[0])
     last_s = float(latest - first) * unit_s
     step = last_duration * unit_s or (last_s / (packets - 1) if packets > 1 else unit_s)
@@ -268,6 +313,15 @@ def _demux_all(source: Source, stated: float | None) -> Survey:
     key_times = array("d", (np.sort(np.frombuffer(keys, np.int64)) - first) * unit_s) if keys else array("d")
     if packets > LISTED_PACKETS:
         index = ListedFrames((), key_times, end, packets / end)
-    else:
-        index = ListedFrames(array("d", (times - first) * unit_s), key_times, end)
-    return Survey(index, first, end, end, stated, moved=True)
+        return Survey(index, first, end, end, stated, moved=True)
+    index = ListedFrames(array("d", (times - first) * unit_s), key_times, end)
+    share = log.misplaced_share(unit_s)
+    found = Survey(index, first, end, end, stated, moved=True, log=log, unit_s=unit_s, misplaced_share=share)
+    if any(hole.lost for hole in found.holes(slices, source.file.size_bytes)):
+        # Perhaps other streams' packets fill it; asking for them always would make each file's survey several times
+        # as long.
+        source.reopen()
+        for packet in all_packets_of(source):
+            if packet.stream_index != source.stream.index:
+                log.add_other(packet.pos, packet.size)
+    return found

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 
 from dfwatch.decode.beside import Beside
-from dfwatch.decode.quality import Measured, quality_flags
+from dfwatch.decode.quality import Measured, Timeline, quality_flags
 from dfwatch.decode.scenes import SceneCounter
-from dfwatch.decode.stills import canvas_of_webp, decode_still
+from dfwatch.decode.stills import canvas_of_webp, decode_still, is_animation
 from dfwatch.errors import UndecodableError
 from dfwatch.faces import FaceSearch, crop_region
 from dfwatch.inbox.containers import declared_length
@@ -121,35 +121,48 @@ class MediaReader:
         Raises:
             RefusedError: Kind of file, format, codec or a limit.
             UndecodableError: Nothing, or too little, could be decoded.
+            StorageError: The disk failed; nothing is known of the file.
             MemoryError: The process's limit was reached.
         """
         stages = _Stages()
         with stages.stage("probe"):
             video = Video(fd, self._reader)
         with video:
-            if video.is_still:
-                self._check_still(fd, video)
-                return self._read_still(video, crop, stages)
-            with stages.stage("probe"):
-                found = video.survey()
-                extent = Extent.of(video.file)
-                self._check_presence(found, extent)
-                plan = video.plan(found)
-            harvest = self._harvest(video, plan, crop, stages)
-            if not harvest.frames:
-                raise why_nothing_decoded(fd, self._reader)
-            expected = max(1, len(plan.picks) - video.tally.not_due)
-            self._check_coverage(found, expected, harvest)
-            return self._reading(
-                video.info(found),
-                harvest,
-                stages,
-                side_px=crop.size_px,
-                expected=expected,
-                strategy=video.strategy,
-                tally=video.tally,
-                warnings=_warnings(video, found, extent),
-            )
+            try:
+                if video.is_still:
+                    self._check_still(fd, video)
+                    return self._read_still(video, crop, stages)
+                return self._read_video(fd, video, crop, stages)
+            finally:
+                # What was made of a part of the bytes is no answer, be it a reading or a refusal.
+                video.file.check_disk()
+
+    def _read_video(self, fd: int, video: Video, crop: CropSpec, stages: _Stages) -> Reading:
+        with stages.stage("probe"):
+            found = video.survey()
+            extent = Extent.of(video.file)
+            self._check_presence(found, extent)
+            plan = video.plan(found)
+            holes = found.holes(self._reader.frames, video.file.size_bytes)
+        harvest = self._harvest(video, plan, crop, stages)
+        if not harvest.frames:
+            raise why_nothing_decoded(fd, self._reader)
+        # Slices without a frame are not due, unless the file shows that their frames were lost.
+        lost = sum(hole.slices(found.duration_s or 0.0, self._reader.frames) for hole in holes if hole.lost)
+        expected = max(1, len(plan.picks) - video.tally.not_due + lost)
+        timeline = Timeline(found.misplaced_share, holes, 0 if found.is_listed else video.tally.not_due)
+        self._check_coverage(found, expected, harvest, timeline)
+        return self._reading(
+            video.info(found),
+            harvest,
+            stages,
+            side_px=crop.size_px,
+            expected=expected,
+            strategy=video.strategy,
+            tally=video.tally,
+            timeline=timeline,
+            warnings=_warnings(video, found, extent, timeline),
+        )
 
     def _eyes(self) -> _Eyes:
         return _Eyes(SceneCounter(), FaceSearch(self._finder, self._faces))
@@ -183,10 +196,12 @@ class MediaReader:
         scale_x, scale_y = picture.width / small.shape[1], picture.height / small.shape[0]
         sightings: list[Sighting] = []
         for box, score in eyes.search.find(small, scene):
-            if len(sightings) == self._faces.max_per_frame:
-                break
             full = Box(box.x * scale_x, box.y * scale_y, box.width * scale_x, box.height * scale_y)
             if max(full.width, full.height) < self._faces.min_side_px:
+                harvest.measured.faces_too_small += 1
+                continue
+            if len(sightings) == self._faces.max_per_frame:
+                harvest.measured.faces_left_out += 1
                 continue
             cut = picture.crop(crop_region(full, crop), crop.size_px)
             face = Face(index, time_s, full, score, len(harvest.crops))
@@ -220,6 +235,7 @@ class MediaReader:
             picture = decode_still(video.file.read_at, video.file.size_bytes)
             video.check_size(picture.width, picture.height)
         harvest = _Harvest()
+        harvest.measured.animation = is_animation(video.file.read_at(0, 64))
         with stages.stage("faces"):
             self._look(picture, 0.0, crop, self._eyes(), harvest)
         stored = video.info(None)
@@ -241,6 +257,7 @@ class MediaReader:
             expected=1,
             strategy="still",
             tally=video.tally,
+            warnings=("an animation: only its first picture was judged",) if harvest.measured.animation else (),
             decoder=f"OpenCV {cv2.__version__}",
         )
 
@@ -258,9 +275,13 @@ class MediaReader:
         if extent.share < least:
             raise _truncated(f"{extent.share:.0%} of the bytes that its header declares are in the file")
 
-    def _check_coverage(self, found: Survey, expected: int, harvest: _Harvest) -> None:
-        """Refuse a file of which too small a part could be decoded."""
+    def _check_coverage(self, found: Survey, expected: int, harvest: _Harvest, timeline: Timeline) -> None:
+        """Refuse a file of which too small a part could be decoded, or told from the rest."""
         least = self._reader.min_coverage
+        if timeline.misplaced_share and len(harvest.frames) * (1 - timeline.misplaced_share) < least * expected:
+            cause = f"its time stamps step back: {timeline.misplaced_share:.0%} of its frames cannot be placed"
+            hint = "give each part of it one by one, or join them anew with times that go on"
+            raise UndecodableError("decoding", "", cause, reason=Reason.CORRUPT, hint=hint)
         if len(harvest.frames) >= least * expected:
             return
         decoded = len(harvest.frames)
@@ -281,6 +302,7 @@ class MediaReader:
         expected: int,
         strategy: str,
         tally: Tally,
+        timeline: Timeline = Timeline(),  # noqa: B008 - frozen
         warnings: tuple[str, ...] = (),
         decoder: str = DECODER,
     ) -> Reading:
@@ -299,20 +321,22 @@ class MediaReader:
             tracks=link(harvest.sightings),
             crops=np.stack(harvest.crops) if harvest.crops else np.empty((0, side_px, side_px, 3), np.uint8),
             decoder=decoder,
-            quality=quality_flags(info, harvest.measured, self._reader.frames, tally),
+            quality=quality_flags(info, harvest.measured, self._reader.frames, tally, timeline),
             warnings=warnings,
             timings_ms={name: round(value, 3) for name, value in stages.timings_ms.items()},
             thumbnails=np.stack(harvest.thumbnails) if harvest.thumbnails else None,
         )
 
 
-def _warnings(video: Video, found: Survey, extent: Extent) -> tuple[str, ...]:
-    warnings = []
+def _warnings(video: Video, found: Survey, extent: Extent, timeline: Timeline) -> tuple[str, ...]:
+    warnings = timeline.warnings()
     if extent.is_cut:
         warnings.append("the file is shorter than its own structure declares")
     stated, duration = found.stated_s, found.duration_s
     if stated and duration and abs(stated - duration) > 0.1 * max(stated, duration) + 0.5:
         warnings.append(f"the header states {stated:.1f} s, the frames cover {duration:.1f} s")
+    if video.streams > 1:
+        warnings.append(f"it holds {video.streams} video streams, of which the one that players show first was judged")
     if video.mirrored:
         warnings.append("the picture was mirrored, as the container asks for")
     if video.tally.faults:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_STILL_BYTES = 512 * 1024 * 1024
+_ANIMATION_BIT = 0x02
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 
@@ -26,6 +27,11 @@ def canvas_of_webp(head: bytes) -> tuple[int, int] | None:
     if head[:4] != b"RIFF" or head[8:16] != b"WEBPVP8X" or len(head) < 30:
         return None
     return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+
+
+def is_animation(head: bytes) -> bool:
+    """Whether an extended WebP says that it holds more than one picture (the animation bit of its VP8X chunk)."""
+    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) > 20 and bool(head[20] & _ANIMATION_BIT)
 
 
 def decode_still(read_at: Callable[[int, int], bytes], size_bytes: int) -> StillPicture:

@@ -108,6 +108,12 @@ def encode_out_of_memory() -> bytes:
     return pack({"error": {"kind": "memory", "reason": Reason.READER_OUT_OF_MEMORY.value, "cause": "", "hint": ""}})
 
 
+def encode_disk_failure(cause: str) -> bytes:
+    """An answer for a file whose bytes the disk does not give; nothing is said of the file."""
+    body = {"kind": "disk", "reason": Reason.INTERNAL_ERROR.value, "cause": cause[:MAX_TEXT], "hint": ""}
+    return pack({"error": body})
+
+
 def encode_failure(cause: str) -> bytes:
     """An answer after an exception that nobody foresaw: a defect of dfwatch or of a library."""
     body = {"kind": "internal", "reason": Reason.INTERNAL_ERROR.value, "cause": cause[:MAX_TEXT], "hint": ""}
@@ -157,7 +163,7 @@ def decode_error(fields: object) -> tuple[str, Reason, str, str]:
     """
     body = _object(fields, "error")
     kind = _text(body.get("kind"), "kind")
-    if kind not in {"refused", "undecodable", "memory", "internal"}:
+    if kind not in {"refused", "undecodable", "memory", "disk", "internal"}:
         raise ProtocolError(f"the error kind {kind!r}")
     try:
         reason = Reason(_text(body.get("reason"), "reason"))
@@ -344,7 +350,12 @@ def _objects(value: object, name: str, longest: int) -> list[dict[str, Any]]:
 
 
 def _text(value: object, name: str) -> str:
-    return str(_check(value, name, lambda v: isinstance(v, str) and len(v) <= MAX_TEXT))
+    return str(_check(value, name, lambda v: isinstance(v, str) and len(v) <= MAX_TEXT and _is_unicode(v)))
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be written as UTF-8; JSON's escapes may spell half of a surrogate pair."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _boolean(value: object, name: str) -> bool:
@@ -363,7 +374,8 @@ def _number(value: object, name: str, least: float, most: float) -> float:
     def test(number: object) -> bool:
         if isinstance(number, bool) or not isinstance(number, int | float):
             return False
-        return math.isfinite(number) and least <= number <= most
+        # Comparing takes whole numbers of any size, of which isfinite cannot make a float.
+        return least <= number <= most and math.isfinite(number)
 
     return float(_check(value, name, test))
 

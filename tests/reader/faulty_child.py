@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
+import fcntl
 import os
 import resource
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -20,7 +23,7 @@ import numpy as np
 
 from dfwatch.decode import child as reader_child
 from dfwatch.decode import wire as reader_wire
-from dfwatch.errors import UndecodableError
+from dfwatch.errors import StorageError, UndecodableError
 from dfwatch.reading import Box, Face, Reading, SampledFrame, Sampling, Track, VideoInfo
 from dfwatch.reasons import Reason
 
@@ -90,6 +93,9 @@ class FaultyReader:
     def do_defect(self) -> str:
         raise KeyError("a defect")
 
+    def do_sick_disk(self) -> str:
+        raise StorageError("reading", "", os.strerror(errno.EIO))
+
     def do_undecodable(self) -> str:
         raise UndecodableError("decoding", "", "no good", reason=Reason.CORRUPT, hint="try another")
 
@@ -118,6 +124,9 @@ class FaultyReader:
         return " ".join(sorted(os.environ))
 
 
+F_SETSIG, FIOSETOWN = 10, 0x8901
+
+
 def fork() -> int:
     pid = os.fork()
     if pid == 0:
@@ -143,6 +152,12 @@ POWERS: dict[str, Callable[[], Any]] = {
     "execute": lambda: os.execv("/bin/true", ["true"]),
     "signal": lambda: os.kill(os.getppid(), 0),
     "memory-file": write_to_memory_file,
+    "affinity": lambda: os.sched_setaffinity(os.getppid(), {0}),
+    "scheduler": lambda: os.sched_setscheduler(os.getppid(), os.SCHED_BATCH, os.sched_param(0)),
+    "priority": lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), os.getpriority(os.PRIO_PROCESS, os.getppid())),
+    "owner": lambda: fcntl.fcntl(int(sys.argv[1]), fcntl.F_SETOWN, os.getppid()),
+    "owner-by-ioctl": lambda: fcntl.ioctl(int(sys.argv[1]), FIOSETOWN, struct.pack("i", os.getppid())),
+    "signal-number": lambda: fcntl.fcntl(int(sys.argv[1]), F_SETSIG, signal.SIGUSR1),
 }
 
 

@@ -20,9 +20,10 @@ ALLOW, KILL = "allow", "kill"
 PID = 4242
 
 
-def decide(machine: str, number: int, first: int = 0, arch: int | None = None) -> str:
+def decide(machine: str, number: int, first: int = 0, second: int = 0, arch: int | None = None) -> str:
     """What the filter does with a system call: a classic BPF machine of the six instructions that it uses."""
-    data = struct.pack("=IIQ", number, ARCH[machine] if arch is None else arch, 0) + struct.pack("=6Q", first, *[0] * 5)
+    head = struct.pack("=IIQ", number, ARCH[machine] if arch is None else arch, 0)
+    data = head + struct.pack("=6Q", first, second, *[0] * 4)
     program = list(struct.iter_unpack("=HBBI", seccomp_filter(machine, PID)))
     accumulator, at = 0, 0
     while True:
@@ -75,6 +76,36 @@ def test_only_itself(machine: str, tgkill: int, prlimit: int) -> None:
     assert decide(machine, tgkill, 1) == "EPERM"
     assert decide(machine, prlimit, 0) == ALLOW
     assert decide(machine, prlimit, 1) == "EPERM"
+
+
+@pytest.mark.parametrize("machine", ARCH)
+def test_no_say_in_how_others_run(machine: str) -> None:
+    setters = {
+        "x86_64": {"sched_setparam": 142, "sched_setscheduler": 144, "sched_setaffinity": 203, "sched_setattr": 314,
+                   "setpriority": 141, "ioprio_set": 251},
+        "aarch64": {"sched_setparam": 118, "sched_setscheduler": 119, "sched_setaffinity": 122, "sched_setattr": 274,
+                    "setpriority": 140, "ioprio_set": 30},
+    }  # fmt: skip
+    getters = {
+        "x86_64": {"sched_yield": 24, "sched_getparam": 143, "sched_getscheduler": 145, "sched_getaffinity": 204,
+                   "sched_get_priority_max": 146, "getpriority": 140},
+        "aarch64": {"sched_yield": 124, "sched_getparam": 121, "sched_getscheduler": 120, "sched_getaffinity": 123,
+                    "sched_get_priority_max": 125, "getpriority": 141},
+    }  # fmt: skip
+    assert {decide(machine, number) for number in setters[machine].values()} == {"EPERM"}
+    assert {decide(machine, number) for number in getters[machine].values()} == {ALLOW}
+
+
+@pytest.mark.parametrize(("machine", "fcntl", "ioctl"), [("x86_64", 72, 16), ("aarch64", 25, 29)])
+def test_nobody_is_made_the_owner_of_a_descriptor(machine: str, fcntl: int, ioctl: int) -> None:
+    f_setown, f_setsig, f_setown_ex = 8, 10, 15
+    f_dupfd, f_getfl, f_setfl, f_getown, f_dupfd_cloexec = 0, 3, 4, 9, 1030
+    fiosetown, siocspgrp, tcgets, fionread = 0x8901, 0x8902, 0x5401, 0x541B
+    assert {decide(machine, fcntl, 5, command) for command in (f_setown, f_setsig, f_setown_ex)} == {"EPERM"}
+    assert {decide(machine, ioctl, 5, command) for command in (fiosetown, siocspgrp)} == {"EPERM"}
+    needed = (f_dupfd, f_getfl, f_setfl, f_getown, f_dupfd_cloexec)
+    assert {decide(machine, fcntl, f_setown, command) for command in needed} == {ALLOW}
+    assert {decide(machine, ioctl, fiosetown, command) for command in (tcgets, fionread)} == {ALLOW}
 
 
 def test_other_ways_into_the_kernel() -> None:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from dfwatch.config import FaceSettings, ReaderSettings
-from dfwatch.errors import MediaError, ReaderCrashError, RefusedError, UndecodableError
+from dfwatch.errors import MediaError, ReaderCrashError, RefusedError, StorageError, UndecodableError
 from dfwatch.reader import Reader, decoder_threads, reader_processes
 from dfwatch.reading import CropSpec
 from dfwatch.reasons import Reason
@@ -203,6 +203,13 @@ def test_an_undecodable_file_keeps_its_child(monkeypatch: pytest.MonkeyPatch, tm
         assert ask(reader, tmp_path, "count").startswith("job 2")
 
 
+def test_a_sick_disk_is_not_the_files_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with faulty(monkeypatch) as reader:
+        with pytest.raises(StorageError, match="reading order: Input/output error"):
+            ask(reader, tmp_path, "sick_disk")
+        assert ask(reader, tmp_path, "count").startswith("job 1")
+
+
 @pytest.mark.parametrize("name", [*LIES, "garbage", "endless", "not-json", "deep", "short-blob", "unknown-error"])
 def test_a_child_that_lies_is_not_believed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     with faulty(monkeypatch) as reader:
@@ -213,8 +220,9 @@ def test_a_child_that_lies_is_not_believed(monkeypatch: pytest.MonkeyPatch, tmp_
 
 @pytest.mark.parametrize(
     "power",
-    ["read", "write", "list", "remove", "tcp", "udp", "unix", "netlink", "fork", "execute", "signal", "memory-file"],
-)
+    ["read", "write", "list", "remove", "tcp", "udp", "unix", "netlink", "fork", "execute", "signal", "memory-file",
+     "affinity", "scheduler", "priority", "owner", "owner-by-ioctl", "signal-number"],
+)  # fmt: skip
 def test_a_confined_child_can_do_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, power: str) -> None:
     with faulty(monkeypatch) as reader:
         if (missing := [text for text in reader.start().skipped if text.startswith("seccomp")]) != []:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,8 +71,16 @@ def test_an_error_comes_back_as_it_was() -> None:
     assert reader_wire.decode_error(fields) == ("refused", Reason.TOO_LONG, "because", "shorter")
 
 
+# Python's JSON knows whole numbers beyond every float, and halves of surrogate pairs.
+HUGE, HALF = 10**400, "\ud800"
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([HUGE, -HUGE])
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5)
+    | st.text(st.characters(categories=["Cs"]), min_size=1, max_size=2),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
@@ -102,10 +111,25 @@ def test_any_other_value_anywhere_is_refused_or_harmless(place: tuple[Any, ...],
         back = decode(json.loads(json.dumps(fields)), blob)
     except ProtocolError:
         return
+    # The sidecar is UTF-8.
+    json.dumps([asdict(part) for part in (back.video, *back.quality)], ensure_ascii=False).encode()
+    json.dumps([back.decoder, *back.warnings, *back.timings_ms], ensure_ascii=False).encode()
     faces = [face for track in back.tracks for face in track.faces]
     assert sorted(face.crop_index for face in faces) == list(range(len(back.crops)))
     assert all(face.time_s == back.sampling.frames[face.frame_index].time_s for face in faces)
     assert all(np.isfinite([face.box.x, face.box.y, face.box.width, face.box.height]).all() for face in faces)
+
+
+@pytest.mark.parametrize("value", [HUGE, -HUGE, HALF], ids=["huge", "less than huge", "half a pair"])
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_what_no_float_and_no_utf8_can_hold_is_refused_everywhere(place: tuple[Any, ...], value: Any) -> None:
+    message, blob = unpack(reader_wire.encode_reading(reading()))
+    inner = message["ok"]
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    with pytest.raises(ProtocolError):
+        decode(message["ok"], blob)
 
 
 @given(json_values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,8 +11,8 @@ from PIL import Image
 
 from dfwatch.errors import RefusedError
 from dfwatch.reasons import Reason
-from tests.clips import make_still, paint
-from tests.reader.helpers import read
+from tests.clips import PlacedFace, make_still, paint
+from tests.reader.helpers import FACES, read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,9 +51,35 @@ def test_of_an_animation_the_first_picture_is_taken(tmp_path: Path) -> None:
     first.save(path, save_all=True, append_images=[second], duration=100)
     reading = read(path)
     assert (reading.video.width, reading.video.height, len(reading.crops)) == (320, 240, 1)
+    assert [flag.flag for flag in reading.quality] == ["animation"]
+    assert reading.warnings == ("an animation: only its first picture was judged",)
     with pytest.raises(RefusedError) as caught:
         read(path, max_pixels=1000)
     assert caught.value.reason is Reason.TOO_MANY_PIXELS
+
+
+def test_faces_that_are_not_judged_are_counted(tmp_path: Path) -> None:
+    places = [PlacedFace(x=0.17 + 0.22 * number, height=0.5 - 0.04 * number) for number in range(4)]
+    path = make_still(tmp_path / "a.png", size=(1280, 640), faces=places)
+    assert read(path).quality == ()
+    sides = sorted(max(face.box.width, face.box.height) for track in read(path).tracks for face in track.faces)
+    assert len(sides) == 4
+
+    reading = read(path, faces=replace(FACES, max_per_frame=2, min_side_px=math.ceil(sides[0])))
+
+    assert [max(track.faces[0].box.width, track.faces[0].box.height) for track in reading.tracks] == sides[:1:-1]
+    assert {flag.flag: flag.detail for flag in reading.quality} == {
+        "faces_left_out": "not judged, as their frames have more faces than allowed: 1 in all frames",
+        "faces_too_small": "not judged, as they are smaller than allowed: 1 in all frames",
+    }
+
+
+def test_an_extended_webp_of_one_picture_is_no_animation(tmp_path: Path) -> None:
+    path = tmp_path / "a.webp"
+    Image.fromarray(paint(1, (320, 240))).convert("RGBA").save(path, exif=Image.Exif().tobytes() or b"Exif\0\0")
+    assert path.read_bytes()[12:16] == b"VP8X"
+    reading = read(path)
+    assert (reading.quality, reading.warnings) == ((), ())
 
 
 @pytest.mark.parametrize(("mode", "name"), [("L", "a.png"), ("P", "a.png"), ("RGBA", "a.webp"), ("CMYK", "a.jpg")])

@@ -60,6 +60,13 @@ def test_the_default_or_else_the_largest_stream(
     assert [shot.number // 100 for shot in taken.shots] == [chosen] * 3
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.mov", "a.ts"])
+def test_more_streams_than_one_are_told(tmp_path: Path, name: str) -> None:
+    reading = read(with_streams(tmp_path / name, (320, 240), (160, 120), (160, 120)), frames=3)
+    assert reading.warnings == ("it holds 3 video streams, of which the one that players show first was judged",)
+    assert read(with_streams(tmp_path / name, (320, 240)), frames=3).warnings == ()
+
+
 def test_a_cover_picture_is_passed_over(tmp_path: Path) -> None:
     cover = make_still(tmp_path / "cover.jpg", size=(640, 480)).read_bytes()
     path = with_streams(tmp_path / "a.mp4", (160, 120), cover=cover)
@@ -70,6 +77,7 @@ def test_a_cover_picture_is_passed_over(tmp_path: Path) -> None:
 
     assert (reading.video.width, reading.video.height, reading.video.codec) == (160, 120, "h264")
     assert reading.sampling.decoded == 3
+    assert reading.warnings == ()
 
 
 def test_sound_beside_the_picture_does_not_matter(tmp_path: Path) -> None:

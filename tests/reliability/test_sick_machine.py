@@ -198,17 +198,18 @@ def test_files_that_cannot_be_renamed_without_replacing_are_linked(world: World)
     assert len(world.sidecars()) == 1
 
 
-def test_a_reader_that_cannot_be_started_is_no_files_fault(worlds: Make) -> None:
-    """No memory, no processes: the machine's trouble, told and waited out, and no attempt of any file."""
+@pytest.mark.parametrize("sick_disk", [False, True])
+def test_a_reader_that_cannot_be_started_or_read_is_no_files_fault(worlds: Make, *, sick_disk: bool) -> None:
+    """No memory, no processes, no bytes: the machine's trouble, told and waited out, and no attempt of any file."""
     world = worlds(jobs={"max_attempts": 1})
     trouble = world.folder / "no memory"
     trouble.touch()
 
-    world.make_reader = functools.partial(StarvedReader, trouble)
+    world.make_reader = functools.partial(StarvedReader, trouble, sick_disk=sick_disk)
     world.start()
     drop(world, "clip.mp4", "real")
     told = world.wait_for(lambda: world.health().get("trouble"), "status says so")
-    assert "cannot allocate memory" in told
+    assert ("Input/output error" if sick_disk else "cannot allocate memory") in told
     time.sleep(1.2)
     assert world.sidecars() == {}
     trouble.unlink()

@@ -24,6 +24,7 @@ from dfwatch.errors import (
     ReaderCrashError,
     ReaderStartError,
     RefusedError,
+    StorageError,
     UndecodableError,
 )
 from dfwatch.reasons import Reason
@@ -72,12 +73,15 @@ class ScriptedReader:
 
 
 class StarvedReader(ScriptedReader):
-    """Cannot be started for as long as a file is there."""
+    """Cannot be started, or is not given a file's bytes, for as long as a file called ``trouble`` is there."""
 
-    def __init__(self, trouble: Path) -> None:
+    def __init__(self, trouble: Path, *, sick_disk: bool = False) -> None:
         self._trouble = trouble
+        self._sick_disk = sick_disk
 
     def read(self, fd: int, crop: CropSpec) -> Reading:
+        if self._trouble.exists() and self._sick_disk:
+            raise StorageError("reading", "it", "Input/output error")
         if self._trouble.exists():
             raise ReaderStartError("starting", "it", "cannot allocate memory", reason=Reason.READER_CRASHED)
         return super().read(fd, crop)
