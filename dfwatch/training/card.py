@@ -19,6 +19,7 @@ _SHOWN = (
     "accuracy of the decided",
     "reals called FAKE",
     "fakes called FAKE",
+    "fakes called REAL",
     "Brier score",
     "ECE",
 )
@@ -33,7 +34,7 @@ def render(bundle: Bundle) -> str:
     """Return the card as Markdown."""
     crop, thresholds, calibration = bundle.crop, bundle.thresholds, bundle.calibration
     rate = thresholds.false_positive_rate
-    alarms = "" if rate is None else f"; {rate:.2%} of its real groups are called FAKE"
+    alarms = "" if rate is None else f"; {rate:.2%} of its real groups have a video called FAKE"
     parts = [
         f"# {bundle.id} {bundle.version}",
         "",

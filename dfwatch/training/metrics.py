@@ -148,6 +148,11 @@ class Cut:
         fakes = probabilities[labels == 1]
         return float(np.mean(fakes >= self.fake)) if len(fakes) else float("nan")
 
+    def misses(self, labels: Labels, probabilities: Scores) -> float:
+        """Share of fakes called REAL."""
+        fakes = probabilities[labels == 1]
+        return float(np.mean(fakes <= self.real)) if len(fakes) else float("nan")
+
     def _decided(self, probabilities: Scores) -> NDArray[np.bool_]:
         return (probabilities >= self.fake) | (probabilities <= self.real)
 

@@ -118,7 +118,7 @@ def summarise(title: str, judged: Sequence[Judged], cut: Cut, *, full: bool = Tr
             "coverage": cut.coverage,
             "accuracy of the decided": cut.accuracy_of_decided,
         }
-    chosen |= {"reals called FAKE": cut.false_alarms, "fakes called FAKE": cut.hits}
+    chosen |= {"reals called FAKE": cut.false_alarms, "fakes called FAKE": cut.hits, "fakes called REAL": cut.misses}
     return Summary(
         title=title,
         reals=int((labels == 0).sum()),

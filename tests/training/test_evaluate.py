@@ -267,6 +267,9 @@ def test_videos_without_a_face_are_reported_both_ways(trained: tuple[Path, Path]
     assert (found.overall.fakes, found.no_face_as_real.fakes) == (20, 21)
     assert found.no_face_as_real.figures["fakes called FAKE"].value < found.overall.figures["fakes called FAKE"].value
     assert found.confusion["FAKE"]["NO_FACE"] == 1
+    fakes = [item.p_fake for item in found.judged if item.label and item.verdict != "NO_FACE"]
+    missed = found.overall.figures["fakes called REAL"].value
+    assert missed == pytest.approx(np.mean(np.array(fakes) <= bundle.thresholds.real))
     assert [part.title for part in found.sources] == ["one", "two"]
     assert [part.title for part in found.manipulations] == ["one: swap", "two: swap"]
     assert (found.manipulations[0].reals, found.manipulations[0].fakes) == (10, 10)
