@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,6 @@ from dfwatch.storage.durable import write_new
 from dfwatch.storage.placement import make_folder, sidecar_names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from dfwatch.storage.layout import DroppedName
 
 # A document of a thousand frames with ten faces each stays well below this.
@@ -43,8 +42,8 @@ class Place:
         return [os.path.join(folder, name) for name in sidecar_names(self.dropped.name, self.sha256, self.job_id)]
 
 
-def publish(place: Place, document: Mapping[str, Any]) -> str:
-    """Write the sidecar, or find the one that this job already has; returns its path.
+def publish(place: Place, document: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Write the sidecar, or find the one that this job already has; returns its path, and what it says.
 
     Raises:
         StorageError: The disk did not take it; nothing half-written is visible.
@@ -57,10 +56,11 @@ def publish(place: Place, document: Mapping[str, Any]) -> str:
             try:
                 write_new(path, data, temporary=temporary)
             except FileExistsError:
-                if job_of(path) == place.job_id:
-                    return path
+                found = _load(path, place.job_id)
+                if found is not None:
+                    return path, found
                 continue
-            return path
+            return path, document
     except OSError as exc:
         raise StorageError(
             "writing the sidecar of", place.dropped.shown, exc.strerror or exc, hint="check the disk and results/"
@@ -71,22 +71,30 @@ def publish(place: Place, document: Mapping[str, Any]) -> str:
 def find(place: Place) -> tuple[str, dict[str, Any]] | None:
     """The sidecar that this job already has, with its content, or None."""
     for path in place.paths():
-        document = _load(path)
-        if document is not None and document.get("job_id") == place.job_id:
+        document = _load(path, place.job_id)
+        if document is not None:
             return path, document
     return None
 
 
-def job_of(path: str) -> str | None:
-    """The job that an existing sidecar belongs to; None for whatever is not a sidecar."""
-    document = _load(path)
-    return None if document is None else document.get("job_id")
+def is_of(path: str, job_id: str) -> bool:
+    """Whether the sidecar of this job lies there."""
+    return _load(path, job_id) is not None
 
 
-def _load(path: str) -> dict[str, Any] | None:
+def _load(path: str, job_id: str) -> dict[str, Any] | None:
+    """This job's sidecar; None for whatever else lies there, which may be anything that somebody dropped."""
     try:
-        with open(path, "rb") as stream:
-            document = json.loads(stream.read(_LARGEST_SIDECAR_BYTES))
-    except (OSError, ValueError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return None
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        with open(fd, "rb") as stream:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode) or info.st_size > _LARGEST_SIDECAR_BYTES:
+                return None
+            data = stream.read(_LARGEST_SIDECAR_BYTES)
+        # What does not name the job is not parsed: a little hostile JSON fills a lot of memory.
+        document = json.loads(data) if json.dumps(job_id, ensure_ascii=False).encode() in data else None
+    except (OSError, ValueError, RecursionError):
         return None
-    return document if isinstance(document, dict) else None
+    return document if isinstance(document, dict) and document.get("job_id") == job_id else None
