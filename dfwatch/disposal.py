@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import structlog
 
 from dfwatch.errors import StorageError
 from dfwatch.intake import is_there, remove_job_folder
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
     from dfwatch.journal import JobRow, Journal
     from dfwatch.reasons import Status
     from dfwatch.storage.layout import DroppedName, Layout
+
+_log = structlog.get_logger(__name__)
+
+# What file systems answer that are asked to remove a folder with something in it.
+_OCCUPIED: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY})
 
 
 def put_away(
@@ -63,6 +71,8 @@ def put_away(
 def close(journal: Journal, job: Job, media: str | None) -> None:
     """Close a job whose file was put away; repeating it is safe.
 
+    A folder that holds something else stays for the next start, which tries again to remove it.
+
     Raises:
         StorageError: The disk or the journal failed.
     """
@@ -72,7 +82,9 @@ def close(journal: Journal, job: Job, media: str | None) -> None:
         if is_there(job.folder):
             remove_job_folder(job.folder)
     except OSError as exc:
-        raise _failed(job, exc) from exc
+        if exc.errno not in _OCCUPIED:
+            raise _failed(job, exc) from exc
+        _log.warning("a job's folder cannot be removed; the next start tries again", job=job.id, cause=exc.strerror)
     crash_point("job.folder_removed")
 
 

@@ -79,6 +79,8 @@ class Publisher:
         document = ticket.document
         status, label = _outcome_of(document)
         sha256 = document["subject"]["sha256"]
+        # NFS, sshfs and others keep a file that is deleted while it is open, hidden in its folder.
+        ticket.close()
         self._patience.until_done(lambda: self._note(ticket, document, status), stage)
         crash_point("job.published")
         media = self._patience.until_done(
