@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dfwatch.errors import StorageError
 from dfwatch.sinks import sidecar
 from dfwatch.storage.layout import DroppedName
 
@@ -71,3 +73,47 @@ def test_what_was_published_before_holds(place: sidecar.Place) -> None:
     path, document = sidecar.publish(place, {"job_id": JOB, "verdict": "REAL"})
     assert sidecar.publish(place, {"job_id": JOB, "verdict": None}) == (path, document)
     assert document["verdict"] == "REAL"
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_sidecar_that_cannot_be_read_for_the_moment_is_not_written_again(
+    place: sidecar.Place, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    path, document = sidecar.publish(place, {"job_id": JOB})
+    real = os.open
+
+    def failing(wanted: str, flags: int, *args: int) -> int:
+        if wanted == path:
+            raise OSError(error, os.strerror(error), path)
+        return real(wanted, flags, *args)
+
+    monkeypatch.setattr(os, "open", failing)
+    for call in (sidecar.find, lambda place: sidecar.publish(place, document)):
+        with pytest.raises(StorageError) as raised:
+            call(place)
+        assert raised.value.retryable
+    monkeypatch.undo()
+    assert sidecar.publish(place, document) == sidecar.find(place) == (path, document)
+    assert os.listdir(place.base) == [os.path.basename(path)]
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o644])
+def test_somebody_elses_file_that_may_not_be_read_is_no_sidecar(
+    place: sidecar.Place, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    path = Path(place.base, "clip.mp4.json")
+    path.parent.mkdir()
+    path.write_text(json.dumps({"job_id": JOB}))
+    path.chmod(mode)
+    real = os.open
+
+    def refusing(wanted: str, flags: int, *args: int) -> int:
+        if wanted == str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", wanted)
+        return real(wanted, flags, *args)
+
+    monkeypatch.setattr(os, "open", refusing)
+    if mode:
+        monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    assert sidecar.find(place) is None
+    assert sidecar.publish(place, {"job_id": JOB})[0] != str(path)
