@@ -15,7 +15,7 @@ from dfwatch.intake import is_there, remove_job_folder
 from dfwatch.reasons import Label
 from dfwatch.storage.crashpoints import crash_point
 from dfwatch.storage.durable import fsync_folder, rename_new
-from dfwatch.storage.placement import action_for, make_folder, media_base, media_bases, media_names
+from dfwatch.storage.placement import NEXT_NAME, action_for, make_folder, media_base, media_bases, media_names
 
 if TYPE_CHECKING:
     from dfwatch.config import OutcomeSettings
@@ -133,12 +133,14 @@ def _move(job: Job, folder: str, sha256: str | None) -> str:
         path = os.path.join(folder, name)
         try:
             rename_new(job.source, path)
-        except FileExistsError:
+        except OSError as exc:
+            if exc.errno not in NEXT_NAME:
+                raise
             continue
         fsync_folder(folder)
         fsync_folder(job.folder)
         return path
-    raise FileExistsError(f"every name for it is taken in {folder}")
+    raise FileExistsError(f"no name for it is free and short enough in {folder}")
 
 
 def _keep(layout: Layout, journal: Journal, job: Job) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dfwatch.document import encode
 from dfwatch.errors import StorageError
 from dfwatch.storage.durable import fsync_folder, write_new
-from dfwatch.storage.placement import make_folder, sidecar_names
+from dfwatch.storage.placement import NEXT_NAME, make_folder, sidecar_names
 
 if TYPE_CHECKING:
     from dfwatch.storage.layout import DroppedName
@@ -58,7 +58,9 @@ def publish(place: Place, document: dict[str, Any]) -> tuple[str, dict[str, Any]
         for path in paths:
             try:
                 write_new(path, data, temporary=temporary)
-            except FileExistsError:
+            except OSError as exc:
+                if exc.errno not in NEXT_NAME:
+                    raise
                 found = _load(path, place.job_id)
                 if found is not None:
                     fsync_folder(os.path.dirname(path))
@@ -69,7 +71,7 @@ def publish(place: Place, document: dict[str, Any]) -> tuple[str, dict[str, Any]
         raise StorageError(
             "writing the sidecar of", place.dropped.shown, exc.strerror or exc, hint="check the disk and results/"
         ) from exc
-    raise StorageError("writing the sidecar of", place.dropped.shown, "every name for it is taken", retryable=False)
+    raise StorageError("writing the sidecar of", place.dropped.shown, "no name for it is free", retryable=False)
 
 
 def find(place: Place) -> tuple[str, dict[str, Any]] | None:
@@ -109,6 +111,10 @@ def _load(path: str, job_id: str) -> dict[str, Any] | None:
         there = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as exc:
+        if exc.errno == errno.ENAMETOOLONG:
+            return None
+        raise
     if not stat.S_ISREG(there.st_mode):
         return None
     try:

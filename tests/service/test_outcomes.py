@@ -149,6 +149,18 @@ def test_strange_names_are_kept(daemon: Daemon, name: bytes) -> None:
     assert len([line for line in daemon.lines() if line["event"] == "finished"]) == 1
 
 
+def test_a_long_name_that_is_taken_and_has_its_only_dot_early(daemon: Daemon) -> None:
+    """All of it but "Vol" would be its ending, and leave no room for a digest or an id in front of it."""
+    name = "Vol. " + "я" * 115
+    daemon.start()
+    for number in range(3):
+        daemon.drop(name, "no video")
+        daemon.settle(number + 1)
+    assert sorted(daemon.files().values()) == ["no video"] * 3
+    daemon.drop("clip.mp4", "real")
+    assert daemon.sidecar("clip.mp4")["verdict"] == "REAL"
+
+
 def test_a_file_where_a_folder_is_needed_is_no_obstacle(daemon: Daemon) -> None:
     daemon.drop("a.mp4", "fake")
     daemon.start()
