@@ -201,6 +201,21 @@ def test_kept_files_go_back_and_are_judged_once(daemons: Make) -> None:
     wait_for(lambda: len(daemon.sidecars()) == 4, "the file that took a kept one's name is judged")
 
 
+@pytest.mark.parametrize("quiet_s", [0.0, 0.15])
+def test_a_kept_file_is_judged_once_though_its_ending_cannot_be_noted(
+    daemons: Make, monkeypatch: pytest.MonkeyPatch, quiet_s: float
+) -> None:
+    """It is back in the inbox before its job is closed, and that may take its time."""
+    monkeypatch.setattr(Daemon, "module", "tests.service.unclosing")
+    daemon = daemons({"outcome": {"real": "keep"}, "watch": {"quiet_s": quiet_s}})
+    daemon.drop("r.mp4", "real")
+    daemon.start()
+    wait_for(lambda: "finished" in daemon.events(), "its ending is noted")
+    daemon.drop("later.mp4", "fake")
+    daemon.sidecar("later.mp4")
+    assert sorted(daemon.sidecars()) == ["results/later.mp4.json", "results/r.mp4.json"]
+
+
 def test_verdict_folders_and_sidecars_beside(daemons: Make) -> None:
     daemon = daemons({"outcome": {"verdict_folders": True, "sidecar": "beside"}})
     for name in ("fake", "real", "noface", "nonsense"):
