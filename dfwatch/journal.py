@@ -215,7 +215,7 @@ class Journal:
             return int(row["attempts"])
 
     def requeue(self, job_id: str, *, refund: bool = False, alone: bool = False) -> None:
-        """Put a job back to ``queued``.
+        """Put a job back to ``queued``; one that was published stays that, and a closed one is left as it is.
 
         Args:
             job_id: Which one.
@@ -224,8 +224,9 @@ class Journal:
         """
         with self._write() as db:
             db.execute(
-                "UPDATE jobs SET state = ?, attempts = max(0, attempts - ?), alone = max(alone, ?), updated_at = ?"
-                " WHERE id = ?",
+                "UPDATE jobs SET state = CASE state WHEN 'published' THEN state ELSE ? END,"
+                " attempts = max(0, attempts - ?), alone = max(alone, ?), updated_at = ?"
+                " WHERE id = ? AND state != 'closed'",
                 (State.QUEUED, int(refund), int(alone), utc_now(), job_id),
             )
 
@@ -250,7 +251,7 @@ class Journal:
         """
         with self._write() as db:
             known = db.execute(
-                "SELECT 1 FROM jobs WHERE id = ? AND state IN ('published', 'closed')", (job_id,)
+                "SELECT 1 FROM jobs WHERE id = ? AND (sidecar IS NOT NULL OR status IS NOT NULL)", (job_id,)
             ).fetchone()
             if document is not None and sinks and not known:
                 outbox.enqueue(db, job_id, document, sinks, sidecar=sidecar)

@@ -19,7 +19,6 @@ from dfwatch.disposal import locate_media
 from dfwatch.errors import JournalDamagedError, StorageError, UnclaimableError
 from dfwatch.intake import claim, enter, is_there, lost_sources, recover
 from dfwatch.jobs.obstacles import Obstacles
-from dfwatch.journal import State
 from dfwatch.operation.vitals import Inbox
 from dfwatch.storage.stamps import new_job_id
 
@@ -97,7 +96,8 @@ class Admission:
         """
         jobs = recover(self._layout, self._journal)
         for row in lost_sources(self._layout, self._journal):
-            if row.state is State.PUBLISHED:
+            # By its sidecar, not its state: another attempt may have begun only to put the file away.
+            if row.sidecar is not None:
                 self._journal.closed(row.id, media=locate_media(self._layout, row, settings.outcome))
             else:
                 _log.warning("a job's file is gone from work/", job=row.id, name=row.dropped.shown)

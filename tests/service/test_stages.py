@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import threading
@@ -17,9 +18,10 @@ from dfwatch import pipeline as pipeline_module
 from dfwatch.config import JobSettings, OutcomeSettings, ReaderSettings, Settings
 from dfwatch.errors import StorageError
 from dfwatch.inbox.completeness import Fingerprint
-from dfwatch.intake import claim, enter, recover
+from dfwatch.intake import claim, enter, lost_sources, recover
 from dfwatch.journal import Journal
 from dfwatch.pipeline import Pipeline
+from dfwatch.reasons import Status
 from dfwatch.storage.layout import Layout
 from dfwatch.storage.rootguard import RootGuard
 from tests.service.daemon import wait_for
@@ -198,3 +200,24 @@ def test_a_folder_that_cannot_be_removed_holds_up_nobody(
         (folder / "somebody's own").unlink()
     assert recover(Layout(str(tmp_path / "root")), journal) == []
     assert list((tmp_path / "root" / "work").iterdir()) == []
+
+
+def test_a_stop_in_the_midst_of_an_ending_takes_nothing_back(
+    pipelines: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is put away, its job's folder cannot be removed before the stop: the next start sees it done."""
+    monkeypatch.setattr(pipeline_module, "_LONGEST_HURRY_S", 1.0)
+
+    def failing(*_args: Any, **_kwargs: Any) -> None:
+        raise OSError(errno.EIO, "the disk is gone")
+
+    pipeline, journal, told = pipelines("real", ScriptedReader, readers=2)
+    journal.sick = False
+    monkeypatch.setattr(os, "rmdir", failing)
+    wait_for(lambda: len(told.events) >= 2, "both meet the disk")
+    pipeline.stop(0.1)
+    assert told.finished_names == []
+    monkeypatch.undo()
+    layout = Layout(str(tmp_path / "root"))
+    assert recover(layout, journal) == lost_sources(layout, journal) == []
+    assert {(row.status, row.verdict) for row in journal.ended(Status.DONE)} == {(Status.DONE, "REAL")}
