@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import structlog
 
 from dfwatch.errors import StorageError
 from dfwatch.intake import is_there, remove_job_folder
 from dfwatch.reasons import Label
 from dfwatch.storage.crashpoints import crash_point
 from dfwatch.storage.durable import fsync_folder, rename_new
-from dfwatch.storage.placement import action_for, make_folder, media_base, media_bases, media_names
+from dfwatch.storage.placement import NEXT_NAME, action_for, make_folder, media_base, media_bases, media_names
 
 if TYPE_CHECKING:
     from dfwatch.config import OutcomeSettings
@@ -20,6 +23,11 @@ if TYPE_CHECKING:
     from dfwatch.journal import JobRow, Journal
     from dfwatch.reasons import Status
     from dfwatch.storage.layout import DroppedName, Layout
+
+_log = structlog.get_logger(__name__)
+
+# What file systems answer that are asked to remove a folder with something in it.
+_OCCUPIED: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY})
 
 
 def put_away(
@@ -63,6 +71,8 @@ def put_away(
 def close(journal: Journal, job: Job, media: str | None) -> None:
     """Close a job whose file was put away; repeating it is safe.
 
+    A folder that holds something else stays for the next start, which tries again to remove it.
+
     Raises:
         StorageError: The disk or the journal failed.
     """
@@ -72,7 +82,9 @@ def close(journal: Journal, job: Job, media: str | None) -> None:
         if is_there(job.folder):
             remove_job_folder(job.folder)
     except OSError as exc:
-        raise _failed(job, exc) from exc
+        if exc.errno not in _OCCUPIED:
+            raise _failed(job, exc) from exc
+        _log.warning("a job's folder cannot be removed; the next start tries again", job=job.id, cause=exc.strerror)
     crash_point("job.folder_removed")
 
 
@@ -121,12 +133,14 @@ def _move(job: Job, folder: str, sha256: str | None) -> str:
         path = os.path.join(folder, name)
         try:
             rename_new(job.source, path)
-        except FileExistsError:
+        except OSError as exc:
+            if exc.errno not in NEXT_NAME:
+                raise
             continue
         fsync_folder(folder)
         fsync_folder(job.folder)
         return path
-    raise FileExistsError(f"every name for it is taken in {folder}")
+    raise FileExistsError(f"no name for it is free and short enough in {folder}")
 
 
 def _keep(layout: Layout, journal: Journal, job: Job) -> str | None:

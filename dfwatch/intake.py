@@ -124,7 +124,7 @@ def claim(
             "making a place in work/ for", dropped.shown, exc.strerror or exc, hint="check the disk and work/"
         ) from exc
     try:
-        rename_new(path, job.source)
+        _move_in(path, job.source)
     except OSError as exc:
         _remove_empty_job(job.folder)
         if exc.errno == errno.ENOENT:
@@ -162,6 +162,16 @@ def _unclaimable(dropped: DroppedName, exc: OSError) -> StorageError:
         return StorageError("claiming", dropped.shown, cause, hint="check the disk and the limit of open files")
     hint = "the service's user must be able to write to the folder that the file lies in"
     return UnclaimableError("claiming", dropped.shown, cause, hint=hint)
+
+
+def _move_in(path: str, source: str) -> None:
+    """The rename that makes a file ours; nothing can have the new name, so that it need not refuse to replace."""
+    try:
+        os.rename(path, source)
+    except OSError:
+        # Servers do what they were told and fail to say so.
+        if not is_there(source):
+            raise
 
 
 def _give_back(job: Job, path: str) -> bool:

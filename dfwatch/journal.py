@@ -108,6 +108,9 @@ class Journal:
 
     def __init__(self, path: str, *, read_only: bool = False, synced: bool = True) -> None:
         self._path = path
+        # What was kept when it was last read, and which change was the last one then.
+        self._kept_change = object()
+        self._kept: tuple[object, dict[str, tuple[int, int, int]]] | None = None
         with self._failing_as_storage("opening"):
             self._db = Database(path, read_only=read_only)
             try:
@@ -212,7 +215,7 @@ class Journal:
             return int(row["attempts"])
 
     def requeue(self, job_id: str, *, refund: bool = False, alone: bool = False) -> None:
-        """Put a job back to ``queued``.
+        """Put a job back to ``queued``; one that was published stays that, and a closed one is left as it is.
 
         Args:
             job_id: Which one.
@@ -221,8 +224,9 @@ class Journal:
         """
         with self._write() as db:
             db.execute(
-                "UPDATE jobs SET state = ?, attempts = max(0, attempts - ?), alone = max(alone, ?), updated_at = ?"
-                " WHERE id = ?",
+                "UPDATE jobs SET state = CASE state WHEN 'published' THEN state ELSE ? END,"
+                " attempts = max(0, attempts - ?), alone = max(alone, ?), updated_at = ?"
+                " WHERE id = ? AND state != 'closed'",
                 (State.QUEUED, int(refund), int(alone), utc_now(), job_id),
             )
 
@@ -247,7 +251,7 @@ class Journal:
         """
         with self._write() as db:
             known = db.execute(
-                "SELECT 1 FROM jobs WHERE id = ? AND state IN ('published', 'closed')", (job_id,)
+                "SELECT 1 FROM jobs WHERE id = ? AND (sidecar IS NOT NULL OR status IS NOT NULL)", (job_id,)
             ).fetchone()
             if document is not None and sinks and not known:
                 outbox.enqueue(db, job_id, document, sinks, sidecar=sidecar)
@@ -307,17 +311,28 @@ class Journal:
                 "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?, ?)",
                 (os.fsencode(dropped.folder), os.fsencode(dropped.name), inode, size_bytes, mtime_ns, job_id),
             )
+        self._kept_change = object()
 
     def kept(self) -> dict[str, tuple[int, int, int]]:
-        """Files kept in the inbox: relative path to (inode, size in bytes, mtime in ns)."""
-        return {
-            os.path.join(os.fsdecode(row["folder"]), os.fsdecode(row["name"])): (
-                row["inode"],
-                row["size_bytes"],
-                row["mtime_ns"],
+        """Files kept in the inbox: relative path to (inode, size in bytes, mtime in ns); not to be changed.
+
+        Asked again, it costs nothing unless this connection has changed them; no other one does.
+        """
+        change = self._kept_change
+        if self._kept is None or self._kept[0] is not change:
+            rows = self._read("SELECT folder, name, inode, size_bytes, mtime_ns FROM kept")
+            self._kept = (
+                change,
+                {
+                    os.path.join(os.fsdecode(row["folder"]), os.fsdecode(row["name"])): (
+                        row["inode"],
+                        row["size_bytes"],
+                        row["mtime_ns"],
+                    )
+                    for row in rows
+                },
             )
-            for row in self._read("SELECT folder, name, inode, size_bytes, mtime_ns FROM kept")
-        }
+        return self._kept[1]
 
     def unkeep(self, dropped: DroppedName) -> None:
         """Forget a kept file that was removed or replaced."""
@@ -326,6 +341,17 @@ class Journal:
                 "DELETE FROM kept WHERE folder = ? AND name = ?",
                 (os.fsencode(dropped.folder), os.fsencode(dropped.name)),
             )
+        self._kept_change = object()
+
+    def unkeep_gone(self, gone: Mapping[str, tuple[int, int, int]]) -> None:
+        """Forget kept files that are gone, as ``kept`` told of them; not those that are only about to be put back."""
+        with self._write() as db:
+            db.executemany(
+                "DELETE FROM kept WHERE folder = ? AND name = ? AND inode = ? AND size_bytes = ? AND mtime_ns = ?"
+                " AND job NOT IN (SELECT id FROM jobs WHERE state != 'closed')",
+                [(*map(os.fsencode, os.path.split(relative)), *known) for relative, known in gone.items()],
+            )
+        self._kept_change = object()
 
     # -- questions -----------------------------------------------------------------------------------------------------
 

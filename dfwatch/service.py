@@ -89,7 +89,6 @@ class Service:
         self._terminations = 0
         self._reload_wanted = False
         self._failure: BaseException | None = None
-        self._admission: Admission | None = None
         self._reporter = Reporter(self._layout, settings.metrics, self._heartbeat, self._notifier, self._dispatcher.lag)
         self._late: tuple[str, ...] = ()
 
@@ -134,9 +133,7 @@ class Service:
             self._heartbeat.register(_WATCHER, _USUAL_ALLOWANCE_S)
             self._dispatcher.start()
             pipeline.start()
-            self._admission = admission = Admission(
-                self._layout, journal, watcher, pipeline, self._reporter.taken_in, root=root
-            )
+            admission = Admission(self._layout, journal, watcher, pipeline, self._reporter.taken_in, root=root)
             admission.take_up(self._settings)
             watcher.start()
             self._reporter.running(scorer, lambda: pipeline.load, watcher.health)
@@ -311,8 +308,6 @@ class Service:
         )
         self._dispatcher.wake()
         self._reporter.finished(job.id, job.dropped.shown, document)
-        if self._admission is not None and media is not None and media.startswith(self._layout.inbox + os.sep):
-            self._admission.keep(job.dropped.relative, media)
 
     def event(self, event: str, **fields: Any) -> None:  # noqa: ANN401 - log fields
         """See ``ticket.Observer``."""

@@ -10,7 +10,6 @@ import shutil
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -18,9 +17,8 @@ import structlog
 
 from dfwatch.disposal import locate_media
 from dfwatch.errors import JournalDamagedError, StorageError, UnclaimableError
-from dfwatch.intake import claim, enter, lost_sources, recover
+from dfwatch.intake import claim, enter, is_there, lost_sources, recover
 from dfwatch.jobs.obstacles import Obstacles
-from dfwatch.journal import State
 from dfwatch.operation.vitals import Inbox
 from dfwatch.storage.stamps import new_job_id
 
@@ -42,6 +40,7 @@ _CANDIDATES_PER_SCAN: Final = 1000
 # So many files are claimed at a time.
 _AT_ONCE: Final = 8
 _STORAGE_RETRY_S: Final = 2.0
+_TIDY_INTERVAL_S: Final = 60.0
 # Room is taken to be back only well above the limit, so that intake does not flap around it.
 _RESUME_FACTOR: Final = 1.1
 
@@ -78,7 +77,10 @@ class Admission:
         self._claimed: list[Job] = []
         # They wait for the disk, which serves all who wait at once.
         self._hands = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="claim")
-        self._kept = journal.kept()
+        self._kept: dict[str, tuple[int, int, int]] | None = journal.kept()
+        self._kept_seen: set[str] = set()
+        self._kept_tidied_s = time.monotonic()
+        self._inbox: os.stat_result | None = None
         self._obstacles = Obstacles()
         self._storage_trouble = ""
         self._storage_retry_s = 0.0
@@ -94,7 +96,8 @@ class Admission:
         """
         jobs = recover(self._layout, self._journal)
         for row in lost_sources(self._layout, self._journal):
-            if row.state is State.PUBLISHED:
+            # By its sidecar, not its state: another attempt may have begun only to put the file away.
+            if row.sidecar is not None:
                 self._journal.closed(row.id, media=locate_media(self._layout, row, settings.outcome))
             else:
                 _log.warning("a job's file is gone from work/", job=row.id, name=row.dropped.shown)
@@ -106,17 +109,19 @@ class Admission:
             _log.info("taking up jobs of an earlier run", jobs=len(jobs), alone=sum(job.alone for job in jobs))
 
     def scan(self) -> None:
-        """Look at the inbox anew."""
+        """Look at the inbox anew.
+
+        Raises:
+            JournalDamagedError: The journal must be built anew.
+        """
+        self._kept_seen.clear()
+        self._load_kept()
         result = self._watcher.scan(known=self._needs_nothing, limit=_CANDIDATES_PER_SCAN)
         self._candidates = deque(result.ready)
         self._waiting = result.waiting
         self._oldest_wait_s = result.oldest_wait_s
-        if self._kept:
-            try:
-                self._kept = self._journal.kept()
-            except StorageError as error:
-                # What was known a moment ago is nearly right, and the files in question stay where they are.
-                self._storage_failed(error)
+        if not result.problem and not self._watcher.health().problems:
+            self._tidy_kept()
 
     def take_in(self, settings: Settings, stopping: Callable[[], bool]) -> None:
         """Claim what there is room for; a disk that is full or fails is waited for, and said to be.
@@ -140,13 +145,6 @@ class Admission:
                 _log.info("files can be taken in again")
             self._storage_trouble = ""
 
-    def keep(self, relative: str, path: str) -> None:
-        """Leave a file alone that was judged and put back into the inbox; called by the publisher's thread."""
-        # Whoever dropped it may have taken it away again.
-        with suppress(OSError):
-            info = os.lstat(path)
-            self._kept[relative] = (info.st_ino, info.st_size, info.st_mtime_ns)
-
     def inbox(self) -> Inbox:
         """What is to be told of the inbox."""
         return Inbox(
@@ -162,9 +160,48 @@ class Admission:
         """Whether a ready file is to be left alone: it was judged and kept, or cannot be claimed for the moment."""
         if self._obstacles.hold(candidate.name):
             return True
+        self._load_kept()
+        if self._kept is None:
+            # Everything may have been kept.
+            return True
         kept = self._kept.get(candidate.name)
+        if kept is None:
+            return False
+        self._kept_seen.add(candidate.name)
         fingerprint = candidate.fingerprint
         return kept == (fingerprint.inode, fingerprint.size_bytes, fingerprint.mtime_ns)
+
+    def _load_kept(self) -> None:
+        """Learn which files were kept; a file is entered before it is put back, and found before its job is closed."""
+        try:
+            self._kept = self._journal.kept()
+        except JournalDamagedError:
+            raise
+        except StorageError as error:
+            self._kept = None
+            self._storage_failed(error)
+
+    def _tidy_kept(self) -> None:
+        """Forget the kept files that a clean scan did not show and that are gone."""
+        now_s = time.monotonic()
+        if not self._kept or now_s - self._kept_tidied_s < _TIDY_INTERVAL_S:
+            return
+        self._kept_tidied_s = now_s
+        unseen = [name for name in self._kept if name not in self._kept_seen]
+        try:
+            self._root.check()
+            inbox = os.stat(self._layout.inbox)
+            if not os.path.samestat(inbox, self._inbox or inbox):
+                # Of another folder in its place, nothing is to be concluded.
+                return
+            self._inbox = inbox
+            gone = {name: self._kept[name] for name in unseen if not is_there(os.path.join(self._layout.inbox, name))}
+            if gone:
+                self._journal.unkeep_gone(gone)
+        except JournalDamagedError:
+            raise
+        except (OSError, StorageError) as error:
+            _log.warning("files that were kept and are gone could not be forgotten", cause=str(error))
 
     def _claim_ready(self, stopping: Callable[[], bool]) -> None:
         self._enter_claimed()

@@ -73,13 +73,14 @@ class Publisher:
         job = ticket.job
         if ticket.document is None:
             ticket.document = self._conclude(ticket, settings, stage)
-        document = ticket.document
-        status, sha256 = Status(document["status"]), document["subject"]["sha256"]
-        label = None if document["verdict"] is None else Label(document["verdict"])
         if ticket.sidecar is None:
-            base = sidecar_base(self._layout, status, label, settings.outcome)
-            place = sidecar.Place(base, job.dropped, sha256, job.id)
-            ticket.sidecar = self._patience.until_done(lambda: sidecar.publish(place, document), stage)
+            # Should there be one already, it says how this job ended.
+            ticket.sidecar, ticket.document = self._write(ticket, ticket.document, settings, stage)
+        document = ticket.document
+        status, label = _outcome_of(document)
+        sha256 = document["subject"]["sha256"]
+        # NFS, sshfs and others keep a file that is deleted while it is open, hidden in its folder.
+        ticket.close()
         self._patience.until_done(lambda: self._note(ticket, document, status), stage)
         crash_point("job.published")
         media = self._patience.until_done(
@@ -90,6 +91,13 @@ class Publisher:
         )
         self._patience.until_done(lambda: close(self._journal, job, media), stage)
         return media
+
+    def _write(
+        self, ticket: Ticket, document: dict[str, Any], settings: Settings, stage: str
+    ) -> tuple[str, dict[str, Any]]:
+        base = sidecar_base(self._layout, *_outcome_of(document), settings.outcome)
+        place = sidecar.Place(base, ticket.job.dropped, document["subject"]["sha256"], ticket.job.id)
+        return self._patience.until_done(lambda: sidecar.publish(place, document), stage)
 
     def _conclude(self, ticket: Ticket, settings: Settings, stage: str) -> dict[str, Any]:
         job, reading, scores = ticket.job, ticket.reading, ticket.scores
@@ -159,3 +167,7 @@ class Publisher:
             document=document,
             sinks=self._recipients(document),
         )
+
+
+def _outcome_of(document: Mapping[str, Any]) -> tuple[Status, Label | None]:
+    return Status(document["status"]), None if document["verdict"] is None else Label(document["verdict"])

@@ -125,11 +125,14 @@ class ReadingStage:
 
     def _needs_no_reading(self, ticket: Ticket, settings: Settings, stage: str) -> bool:
         """Whether an earlier run published this job, or runs died too often over it."""
-        if ticket.job.recovered:
+        beyond = ticket.attempt - settings.jobs.max_attempts
+        # One attempt beyond the limit is for finding out what the others came to; should that be what kills the
+        # service, the next one goes without.
+        if ticket.job.recovered and beyond <= 1:
             ticket.await_digest(lambda: self._observer.beat(stage))
             if self._publisher.published_before(ticket):
                 return True
-        if ticket.attempt > settings.jobs.max_attempts:
+        if beyond > 0:
             detail = f"the service died {settings.jobs.max_attempts} times while this file was in work"
             ticket.refuse(Status.QUARANTINED, Refusal(Reason.TOO_MANY_ATTEMPTS, detail, "see the service's log"))
             return True

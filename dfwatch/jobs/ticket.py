@@ -66,7 +66,7 @@ class Ticket:
     Attributes:
         job: The job.
         attempt: Which attempt this is, from 1.
-        fd: Descriptor of the claimed file, open until the verdict is published.
+        fd: Descriptor of the claimed file, open until the sidecar is durable.
         fingerprint: What the file looked like before it was read.
         digest: Computes the next one beside the reading.
         sha256: Digest of its bytes; None until ``await_digest``.

@@ -1,8 +1,12 @@
 """Prunes what was kept for long enough: files in ``done/``, sidecars with their evidence, closed jobs of the journal.
 
 Only what the journal knows is touched, oldest first, and never anything of a job that is not closed or that a sink has
-yet to take. A file that is no longer the one that was put there is left alone and forgotten. Ages come from the wall
-clock; while that clock has jumped since the start, nothing is pruned by age.
+yet to take. What is older is told by the order in which jobs came in; ages come from the wall clock, and while that
+clock has jumped since the start, nothing is pruned.
+
+A file that is no longer the one that was put there is left alone and forgotten. It is that one as long as it has its
+size and nothing about it changed since its job was closed; if something did (a backup was restored, another program
+touched it), its bytes are compared, one file at a time and by a thread of its own, for that may take long.
 """
 
 from __future__ import annotations
@@ -20,7 +24,10 @@ import structlog
 
 from dfwatch.errors import StorageError
 from dfwatch.evidence.folder import folder_name
+from dfwatch.inbox.completeness import Fingerprint
 from dfwatch.reasons import Status
+from dfwatch.sinks import sidecar
+from dfwatch.storage.digest import Digest
 
 if TYPE_CHECKING:
     import sqlite3
@@ -90,6 +97,7 @@ class Retention:
         self._offset_s = clock.time() - clock.monotonic()
         self._due_s = clock.monotonic()
         self._distrusted = False
+        self._comparing: tuple[str, Digest] | None = None
 
     def tend(self, settings: RetentionSettings) -> None:
         """Sweep if it is time to; a disk or journal that fails is tried again later."""
@@ -104,7 +112,7 @@ class Retention:
             return
         if swept.total:
             _log.info("pruned", files=swept.files, sidecars=swept.sidecars, jobs=swept.jobs)
-        if swept.total >= MOST_AT_ONCE:
+        if swept.total >= MOST_AT_ONCE or self._comparing is not None:
             self._due_s = now_s + _SOON_S
 
     def sweep(self, settings: RetentionSettings) -> Swept:
@@ -114,17 +122,29 @@ class Retention:
             OSError: Something cannot be removed.
             StorageError: The journal failed.
         """
+        if self._clock_jumped():
+            return Swept()
         done = _Limits(settings.done_max_age_days, settings.done_max_files, settings.done_max_bytes)
         results = _Limits(settings.results_max_age_days, settings.results_max_files, settings.results_max_bytes)
         journal = _Limits(settings.journal_max_age_days, settings.journal_max_jobs)
         files = sidecars = jobs = 0
-        for row in self._beyond(done, "media", f"status = '{Status.DONE}'", MOST_AT_ONCE):
-            files += _remove(os.fsdecode(row["media"]), row["size_bytes"])
+        rows = list(self._beyond(done, "media", f"status = '{Status.DONE}'", MOST_AT_ONCE))
+        if self._comparing is not None and self._comparing[0] not in {row["id"] for row in rows}:
+            # Other settings keep it, or it is gone.
+            self._comparing[1].give_up()
+            self._comparing = None
+        for row in rows:
+            path = os.fsdecode(row["media"])
+            is_it = self._is_it(path, row)
+            if is_it is None:
+                continue
+            files += _remove(path, is_it=is_it)
             self._forget(row["id"], "media")
         left = MOST_AT_ONCE - files
         for row in self._beyond(results, "sidecar", "1", left):
             # The sidecar first: it must not name pictures that are gone.
-            sidecars += _remove(os.fsdecode(row["sidecar"]), None)
+            path = os.fsdecode(row["sidecar"])
+            sidecars += _remove(path, is_it=sidecar.is_of(path, row["id"]))
             _remove_folder(_evidence_of(row))
             self._forget(row["id"], "sidecar")
         # A row is the only handle on what is still to be pruned, so it outlives its file and its sidecar.
@@ -151,8 +171,8 @@ class Retention:
         found: list[sqlite3.Row] = []
         total_bytes = 0
         rows = self._journal.query(
-            f"SELECT id, name, {column}, size_bytes, updated_at, {_DELIVERED} AND {may_go} AS may_go FROM jobs"  # noqa: S608
-            f" WHERE state = 'closed' AND {column} IS NOT NULL AND {which} ORDER BY updated_at DESC, id DESC"
+            f"SELECT id, name, {column}, size_bytes, sha256, updated_at, {_DELIVERED} AND {may_go} AS may_go FROM jobs"  # noqa: S608
+            f" WHERE state = 'closed' AND {column} IS NOT NULL AND {which} ORDER BY rowid DESC"
         )
         for count, row in enumerate(rows, 1):
             if limits.bytes:
@@ -163,18 +183,48 @@ class Retention:
                 found.append(row)
         yield from reversed(found[-most:])
 
-    def _before(self, max_age_days: float) -> str | None:
-        """The stamp of the oldest thing to keep; None while the wall clock is not to be trusted."""
+    def _clock_jumped(self) -> bool:
         drift_s = self._clock.time() - self._clock.monotonic() - self._offset_s
         distrusted = abs(drift_s) > _LARGEST_CLOCK_DRIFT_S
         if distrusted and not self._distrusted:
-            _log.warning("the clock has jumped; nothing is pruned by age until the next start", by_s=round(drift_s))
+            _log.warning("the clock has jumped; nothing is pruned until the next start", by_s=round(drift_s))
         self._distrusted = distrusted
-        if distrusted:
-            return None
+        return distrusted
+
+    def _before(self, max_age_days: float) -> str:
+        """The stamp of the oldest thing to keep."""
         now = datetime.fromtimestamp(self._clock.time(), UTC)
         # As ``stamps.utc_now`` writes it, so that texts compare like times.
         return (now - timedelta(days=max_age_days)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    def _is_it(self, path: str, row: sqlite3.Row) -> bool | None:
+        """Whether the file is still the one that was put there; None while that is being found out."""
+        try:
+            info = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if not stat.S_ISREG(info.st_mode) or (row["size_bytes"] is not None and info.st_size != row["size_bytes"]):
+            return False
+        # The stamp is cut to milliseconds.
+        if info.st_ctime <= datetime.fromisoformat(row["updated_at"]).timestamp() + 0.001:
+            return True
+        return row["sha256"] is not None and self._has_bytes(path, row["id"], row["sha256"])
+
+    def _has_bytes(self, path: str, job_id: str, sha256: str) -> bool | None:
+        if self._comparing is None:
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            except PermissionError:
+                return False
+            try:
+                self._comparing = (job_id, Digest(fd))
+            finally:
+                os.close(fd)
+        comparing, digest = self._comparing
+        if comparing != job_id or not digest.done:
+            return None
+        self._comparing = None
+        return digest.result() == sha256 and digest.fingerprint == Fingerprint.from_stat(os.lstat(path))
 
     def _forget(self, job_id: str, column: str) -> None:
         with self._journal.transaction() as db:
@@ -198,13 +248,13 @@ def _evidence_of(row: sqlite3.Row) -> str:
     return os.path.join(folder, folder_name(os.fsdecode(row["name"]), row["id"]))
 
 
-def _remove(path: str, size_bytes: int | None) -> bool:
+def _remove(path: str, *, is_it: bool) -> bool:
     """Remove a file if it is (still) the one; says whether it was removed."""
-    try:
-        info = os.lstat(path)
-        if not stat.S_ISREG(info.st_mode) or (size_bytes is not None and info.st_size != size_bytes):
+    if not is_it:
+        if os.path.lexists(path):
             _log.warning("left alone: it is no longer what was put there", path=path)
-            return False
+        return False
+    try:
         os.unlink(path)
     except (FileNotFoundError, NotADirectoryError):
         return False

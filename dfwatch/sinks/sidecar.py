@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dfwatch.document import encode
 from dfwatch.errors import StorageError
-from dfwatch.storage.durable import write_new
-from dfwatch.storage.placement import make_folder, sidecar_names
+from dfwatch.storage.durable import fsync_folder, write_new
+from dfwatch.storage.placement import NEXT_NAME, make_folder, sidecar_names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from dfwatch.storage.layout import DroppedName
 
 # A document of a thousand frames with ten faces each stays well below this.
@@ -43,8 +43,10 @@ class Place:
         return [os.path.join(folder, name) for name in sidecar_names(self.dropped.name, self.sha256, self.job_id)]
 
 
-def publish(place: Place, document: Mapping[str, Any]) -> str:
-    """Write the sidecar, or find the one that this job already has; returns its path.
+def publish(place: Place, document: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Write the sidecar, or find the one that this job already has; returns its path, and what it says.
+
+    Both are durable: the one that is found may be there because only the last step of writing it failed.
 
     Raises:
         StorageError: The disk did not take it; nothing half-written is visible.
@@ -56,37 +58,86 @@ def publish(place: Place, document: Mapping[str, Any]) -> str:
         for path in paths:
             try:
                 write_new(path, data, temporary=temporary)
-            except FileExistsError:
-                if job_of(path) == place.job_id:
-                    return path
+            except OSError as exc:
+                if exc.errno not in NEXT_NAME:
+                    raise
+                found = _load(path, place.job_id)
+                if found is not None:
+                    fsync_folder(os.path.dirname(path))
+                    return path, found
                 continue
-            return path
+            return path, document
     except OSError as exc:
         raise StorageError(
             "writing the sidecar of", place.dropped.shown, exc.strerror or exc, hint="check the disk and results/"
         ) from exc
-    raise StorageError("writing the sidecar of", place.dropped.shown, "every name for it is taken", retryable=False)
+    raise StorageError("writing the sidecar of", place.dropped.shown, "no name for it is free", retryable=False)
 
 
 def find(place: Place) -> tuple[str, dict[str, Any]] | None:
-    """The sidecar that this job already has, with its content, or None."""
-    for path in place.paths():
-        document = _load(path)
-        if document is not None and document.get("job_id") == place.job_id:
-            return path, document
+    """The sidecar that this job already has, with its content, or None.
+
+    Raises:
+        StorageError: The disk failed, so that it cannot be told.
+    """
+    try:
+        for path in place.paths():
+            document = _load(path, place.job_id)
+            if document is not None:
+                return path, document
+    except OSError as exc:
+        raise StorageError(
+            "looking for the sidecar of", place.dropped.shown, exc.strerror or exc, hint="check the disk and results/"
+        ) from exc
     return None
 
 
-def job_of(path: str) -> str | None:
-    """The job that an existing sidecar belongs to; None for whatever is not a sidecar."""
-    document = _load(path)
-    return None if document is None else document.get("job_id")
+def is_of(path: str, job_id: str) -> bool:
+    """Whether the sidecar of this job lies there.
+
+    Raises:
+        OSError: The disk failed, so that it cannot be told.
+    """
+    return _load(path, job_id) is not None
 
 
-def _load(path: str) -> dict[str, Any] | None:
+def _load(path: str, job_id: str) -> dict[str, Any] | None:
+    """This job's sidecar; None for whatever else lies there, which may be anything that somebody dropped.
+
+    Raises:
+        OSError: It may be the job's, but cannot be read for the moment.
+    """
     try:
-        with open(path, "rb") as stream:
-            document = json.loads(stream.read(_LARGEST_SIDECAR_BYTES))
-    except (OSError, ValueError):
+        there = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return document if isinstance(document, dict) else None
+    except OSError as exc:
+        if exc.errno == errno.ENAMETOOLONG:
+            return None
+        raise
+    if not stat.S_ISREG(there.st_mode):
+        return None
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+    except PermissionError:
+        # What the service wrote, it may read: somebody else's file, or the machine's trouble.
+        if there.st_uid == os.geteuid() and there.st_mode & stat.S_IRUSR:
+            raise
+        return None
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            return None
+        raise
+    with open(fd, "rb") as stream:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode) or info.st_size > _LARGEST_SIDECAR_BYTES:
+            return None
+        data = stream.read(_LARGEST_SIDECAR_BYTES)
+    try:
+        # What does not name the job is not parsed: a little hostile JSON fills a lot of memory.
+        document = json.loads(data) if json.dumps(job_id, ensure_ascii=False).encode() in data else None
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) and document.get("job_id") == job_id else None

@@ -88,6 +88,11 @@ class Digest:
         self._given_up = True
 
     @property
+    def done(self) -> bool:
+        """Whether ``result`` has not to wait."""
+        return self._thread is None or not self._thread.is_alive()
+
+    @property
     def sound(self) -> bool:
         """Whether ``result`` may be asked for: it did not fail, and was not given up before its end."""
         return self._error is None and (bool(self._value) or not self._given_up)

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import functools
 import os
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,12 @@ _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 # What kernels and file systems answer that do not know RENAME_NOREPLACE.
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
+# What file systems answer that have no hard links, and kernels that allow none to other people's files
+# (fs.protected_hardlinks).
+_NO_LINKS = _UNSUPPORTED | {errno.EPERM, errno.EMLINK}
 NAME_MAX_BYTES = 255
+
+_looking = threading.Lock()
 
 
 @functools.cache
@@ -60,13 +66,46 @@ def _link_and_unlink(source: str, target: str) -> None:
         # A crash between the two calls left both names; what is missing is the second one.
         if not os.path.samestat(os.lstat(source), os.lstat(target)):
             raise
+    except OSError as exc:
+        if exc.errno not in _NO_LINKS:
+            raise
+        _look_and_rename(source, target)
+        return
     try:
         os.unlink(source)
     except OSError:
-        # One file under two names would be taken twice.
-        with suppress(OSError):
+        if not _take_back(source, target):
+            raise
+
+
+def _take_back(source: str, target: str) -> bool:
+    """Undo the link of a file whose old name cannot be removed; True if that name is gone after all.
+
+    Servers do what they were told and fail to say so. What would be removed then is the last name of the file.
+    """
+    # Opening the folder makes a network file system ask its server anew.
+    with suppress(OSError):
+        fsync_folder(os.path.dirname(source) or ".")
+    try:
+        there = os.lstat(source)
+    except FileNotFoundError:
+        return True
+    # One file under two names would be taken twice.
+    with suppress(OSError):
+        if os.path.samestat(there, os.lstat(target)):
             os.unlink(target)
-        raise
+    return False
+
+
+def _look_and_rename(source: str, target: str) -> None:
+    """Where there are no links either, or none to other people's files: nothing in this process comes in between."""
+    with _looking:
+        try:
+            os.lstat(target)
+        except FileNotFoundError:
+            os.rename(source, target)
+        else:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), source, None, target)
 
 
 def fsync_folder(path: str) -> None:

@@ -1,7 +1,8 @@
 """Where a job's sidecar and its file go, and under which name when that name is taken.
 
 Names are tried in a fixed order, so that two runs over the same folders choose alike: the dropped name, then the name
-with the first twelve digits of the file's SHA-256, then the name with the job's id, which nothing else can have.
+with the first twelve digits of the file's SHA-256, then the name with the job's id, which nothing else can have, and
+last the id alone, for file systems that take no longer name.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from typing import TYPE_CHECKING
 
 from dfwatch.reasons import Label, Status
-from dfwatch.storage.durable import fitting_name, fsync_folder
+from dfwatch.storage.durable import NAME_MAX_BYTES, fitting_name, fsync_folder
 
 if TYPE_CHECKING:
     from dfwatch.config import OutcomeSettings
@@ -23,7 +24,11 @@ _FOLDER_OF_STATUS = {
     Status.REJECTED: "quarantine",
     Status.QUARANTINED: "quarantine",
 }
+NEXT_NAME = frozenset({errno.EEXIST, errno.ENAMETOOLONG})
+"""What is answered to a name that is taken, or too long for this file system: the next one is to be tried."""
 _DIGEST_DIGITS = 12
+# A folder must leave room for the longest name in it, and for evidence in a folder of its own.
+_LONGEST_FOLDER_BYTES = 4095 - 2 * (NAME_MAX_BYTES + 1)
 
 
 def media_base(layout: Layout, status: Status, label: Label | None, outcome: OutcomeSettings) -> str:
@@ -58,14 +63,17 @@ def sidecar_bases(layout: Layout) -> list[str]:
 def sidecar_names(name: str, sha256: str | None, job_id: str) -> list[str]:
     """Names for a sidecar, in the order in which they are tried."""
     digest = [f".{sha256[:_DIGEST_DIGITS]}.json"] if sha256 else []
-    return [fitting_name(name, suffix) for suffix in (".json", *digest, f".{job_id}.json")]
+    return [*(fitting_name(name, suffix) for suffix in (".json", *digest, f".{job_id}.json")), f"{job_id}.json"]
 
 
 def media_names(name: str, sha256: str | None, job_id: str) -> list[str]:
-    """Names for a moved file, in the order in which they are tried; its ending stays at the end."""
+    """Names for a moved file, in the order in which they are tried; its ending stays at the end if there is room."""
     stem, ending = os.path.splitext(name)
+    if len(os.fsencode(f".{job_id}{ending}")) >= NAME_MAX_BYTES:
+        # A dot early in a long name begins no ending.
+        stem, ending = name, ""
     digest = [f".{sha256[:_DIGEST_DIGITS]}{ending}"] if sha256 else []
-    return [name, *(fitting_name(stem, suffix) for suffix in (*digest, f".{job_id}{ending}"))]
+    return [name, *(fitting_name(stem, suffix) for suffix in (*digest, f".{job_id}{ending}")), job_id]
 
 
 def make_folder(base: str, dropped: DroppedName, job_id: str) -> str:
@@ -75,14 +83,14 @@ def make_folder(base: str, dropped: DroppedName, job_id: str) -> str:
     """
     wanted = os.path.join(base, dropped.folder) if dropped.folder else base
     try:
-        _make_durable(wanted)
+        if len(os.fsencode(wanted)) <= _LONGEST_FOLDER_BYTES:
+            _make_durable(wanted)
+            return wanted
     except (FileExistsError, NotADirectoryError):
         pass
     except OSError as exc:
         if exc.errno != errno.ENAMETOOLONG:
             raise
-    else:
-        return wanted
     fallback = os.path.join(base, job_id)
     _make_durable(fallback)
     return fallback

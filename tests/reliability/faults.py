@@ -66,7 +66,7 @@ class Faults:
 
         for name, operation in (
             ("mkdir", "mkdir"), ("open", "open"), ("fsync", "fsync"), ("unlink", "unlink"), ("rmdir", "unlink"),
-            ("preadv", "read"),
+            ("rename", "rename"), ("preadv", "read"),
         ):  # fmt: skip
             setattr(os, name, failing(operation, getattr(os, name)))
         rename = durable._libc_renameat2()

@@ -52,6 +52,7 @@ class Served:
             os.environ[crashpoints.VARIABLE] = self.crash_at
         service._LOOP_INTERVAL_S = 0.1  # type: ignore[misc]
         admission._STORAGE_RETRY_S = 0.05  # type: ignore[misc]
+        admission._TIDY_INTERVAL_S = 0.3  # type: ignore[misc]
         obstacles._FIRST_PAUSE_S = 0.05  # type: ignore[misc]
         obstacles._LONGEST_PAUSE_S = 0.2  # type: ignore[misc]
         Faults(self.faults).install(self.settings.root)

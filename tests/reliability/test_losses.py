@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from dfwatch.config import OutcomeSettings
 from tests.reliability.world import World
 
 
@@ -56,3 +57,25 @@ def test_the_inbox_taken_away_and_put_back(world: World) -> None:
     world.settle()
     world.wait_for(lambda: not world.health().get("deaf"), "it listens again")
     assert world.put_away() == Counter(["real before", "real meanwhile", "real after"])
+
+
+def test_files_that_were_kept_and_are_gone_are_forgotten(worlds: Callable[..., World]) -> None:
+    """Or the journal would grow for ever. What is there, or only out of sight, is remembered."""
+    world = worlds(outcome=OutcomeSettings(real="keep"))
+    for name in ("gone.mp4", "stays.mp4"):
+        (world.inbox / name).write_text(f"real {name}")
+    world.start()
+    world.settle()
+    assert set(world.kept()) == {"gone.mp4", "stays.mp4"}
+    (world.inbox / "gone.mp4").unlink()
+    world.wait_for(lambda: set(world.kept()) == {"stays.mp4"}, "what is gone is forgotten")
+    aside = world.root / "aside"
+    world.inbox.rename(aside)
+    world.inbox.mkdir()
+    time.sleep(1.0)
+    world.inbox.rmdir()
+    aside.rename(world.inbox)
+    (world.inbox / "last.mp4").write_text("fake")
+    world.settle()
+    assert set(world.kept()) == {"stays.mp4"}
+    assert len(world.sidecars()) == 3

@@ -75,6 +75,41 @@ def test_a_file_that_kills_the_service_ends_in_quarantine_and_no_other_does(daem
     assert daemon.sidecar("killer.mp4")["reason"] == "too_many_attempts"
 
 
+def test_a_file_that_was_dropped_under_a_sidecars_name_ends_no_later_start(daemon: Daemon) -> None:
+    """It lies in quarantine, where the sidecar of a recovered job may lie, and is looked into at every start."""
+    daemon.drop("clip.mp4.json", "[" * 200_000)
+    os.mkfifo(daemon.inbox / "other.mp4.json")
+    daemon.start()
+    results, quarantine = daemon.root / "results", daemon.root / "quarantine"
+    wait_for(lambda: results.exists() and len(list(results.iterdir())) == 2, "both are refused")
+    wait_for(lambda: len(list(quarantine.iterdir())) == 2, "both are put away")
+    daemon.drop("clip.mp4", "slow 1.0")
+    daemon.drop("other.mp4", "slow 1.0")
+    wait_for(lambda: len(list((daemon.root / "work").glob("*/source"))) == 2, "both are claimed")
+    daemon.kill()
+    daemon.start()
+    wait_for(lambda: len(list(results.iterdir())) == 4, "both are judged")
+    assert daemon.sidecar("clip.mp4")["verdict"] == daemon.sidecar("other.mp4")["verdict"] == "FAKE"
+
+
+def test_a_job_that_kills_the_service_while_it_is_recovered_is_given_up(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Daemon, "module", "tests.service.dying")
+    daemon.configure({"jobs": {"max_attempts": 2}})
+    daemon.drop("clip.mp4", "slow 1.0")
+    daemon.start()
+    wait_for(daemon.reading, "it is being read")
+    daemon.kill()
+    for _ in range(2):
+        daemon.start(ready=False)
+        assert daemon.wait_until_dead() == -signal.SIGKILL
+    daemon.start()
+    document = daemon.sidecar("clip.mp4")
+    assert (document["status"], document["reason"]) == ("quarantined", "too_many_attempts")
+    daemon.settle(1)
+
+
 def test_sigterm_finishes_what_is_in_work(daemon: Daemon) -> None:
     daemon.start()
     daemon.drop("clip.mp4", "slow 1.0")

@@ -149,6 +149,18 @@ def test_strange_names_are_kept(daemon: Daemon, name: bytes) -> None:
     assert len([line for line in daemon.lines() if line["event"] == "finished"]) == 1
 
 
+def test_a_long_name_that_is_taken_and_has_its_only_dot_early(daemon: Daemon) -> None:
+    """All of it but "Vol" would be its ending, and leave no room for a digest or an id in front of it."""
+    name = "Vol. " + "я" * 115
+    daemon.start()
+    for number in range(3):
+        daemon.drop(name, "no video")
+        daemon.settle(number + 1)
+    assert sorted(daemon.files().values()) == ["no video"] * 3
+    daemon.drop("clip.mp4", "real")
+    assert daemon.sidecar("clip.mp4")["verdict"] == "REAL"
+
+
 def test_a_file_where_a_folder_is_needed_is_no_obstacle(daemon: Daemon) -> None:
     daemon.drop("a.mp4", "fake")
     daemon.start()
@@ -187,6 +199,21 @@ def test_kept_files_go_back_and_are_judged_once(daemons: Make) -> None:
     (daemon.inbox / "r.mp4").unlink()
     daemon.drop("r.mp4", "fake")
     wait_for(lambda: len(daemon.sidecars()) == 4, "the file that took a kept one's name is judged")
+
+
+@pytest.mark.parametrize("quiet_s", [0.0, 0.15])
+def test_a_kept_file_is_judged_once_though_its_ending_cannot_be_noted(
+    daemons: Make, monkeypatch: pytest.MonkeyPatch, quiet_s: float
+) -> None:
+    """It is back in the inbox before its job is closed, and that may take its time."""
+    monkeypatch.setattr(Daemon, "module", "tests.service.unclosing")
+    daemon = daemons({"outcome": {"real": "keep"}, "watch": {"quiet_s": quiet_s}})
+    daemon.drop("r.mp4", "real")
+    daemon.start()
+    wait_for(lambda: "finished" in daemon.events(), "its ending is noted")
+    daemon.drop("later.mp4", "fake")
+    daemon.sidecar("later.mp4")
+    assert sorted(daemon.sidecars()) == ["results/later.mp4.json", "results/r.mp4.json"]
 
 
 def test_verdict_folders_and_sidecars_beside(daemons: Make) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +15,13 @@ from typing import Any
 import pytest
 
 from dfwatch import pipeline as pipeline_module
-from dfwatch.config import JobSettings, ReaderSettings, Settings
+from dfwatch.config import JobSettings, OutcomeSettings, ReaderSettings, Settings
 from dfwatch.errors import StorageError
 from dfwatch.inbox.completeness import Fingerprint
-from dfwatch.intake import claim, enter
+from dfwatch.intake import claim, enter, lost_sources, recover
 from dfwatch.journal import Journal
 from dfwatch.pipeline import Pipeline
+from dfwatch.reasons import Status
 from dfwatch.storage.layout import Layout
 from dfwatch.storage.rootguard import RootGuard
 from tests.service.daemon import wait_for
@@ -85,12 +88,19 @@ def pipelines(tmp_path: Path) -> Iterator[Make]:
     with contextlib.ExitStack() as stack:
 
         def make(
-            text: str, reader: Callable[[], ScriptedReader], *, readers: int, **jobs: Any
+            text: str,
+            reader: Callable[[], ScriptedReader],
+            *,
+            readers: int,
+            outcome: OutcomeSettings = OutcomeSettings(),  # noqa: B008 - it cannot be changed
+            **jobs: Any,
         ) -> tuple[Pipeline, SickJournal, Told]:
             root = tmp_path / "root"
             layout = Layout(str(root))
             layout.create()
-            settings = Settings(root=str(root), jobs=JobSettings(**jobs), reader=ReaderSettings(processes=readers))
+            settings = Settings(
+                root=str(root), jobs=JobSettings(**jobs), reader=ReaderSettings(processes=readers), outcome=outcome
+            )
             journal, told = SickJournal(layout.journal), Told()
             stack.callback(journal.close)
             scorer = ScriptedScorer()
@@ -140,3 +150,74 @@ def test_threads_that_do_not_end_are_waited_for_together(pipelines: Make, monkey
         let_go.set()
     assert told.finished_names == []
     assert {row.attempts for row in journal.unfinished()} == {0}
+
+
+@pytest.mark.parametrize("size", [0, 2 * 1024 * 1024], ids=["small", "large"])
+def test_what_is_deleted_while_it_is_open_would_stay_hidden_so_it_is_closed(
+    pipelines: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """NFS, sshfs and whatever else renames an open file instead of deleting it."""
+    unlink = os.unlink
+
+    def silly(path: str, **where: Any) -> None:
+        wanted = os.lstat(path)
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(int(fd)), wanted):
+                    os.rename(path, os.path.join(os.path.dirname(path), ".fuse_hidden0001"))
+                    return
+        unlink(path, **where)
+
+    monkeypatch.setattr(os, "unlink", silly)
+    text = "real".ljust(size)
+    pipeline, journal, told = pipelines(text, ScriptedReader, readers=2, outcome=OutcomeSettings(real="delete"))
+    journal.sick = False
+    wait_for(lambda: len(told.finished_names) == 2, "both come to their end", 20.0)
+    assert pipeline.stop(10.0) == 0
+    assert told.events == []
+    assert list((tmp_path / "root" / "work").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_removed_holds_up_nobody(
+    pipelines: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rmdir = os.rmdir
+
+    def occupied(path: str) -> None:
+        Path(path, "somebody's own").touch()
+        rmdir(path)
+
+    monkeypatch.setattr(os, "rmdir", occupied)
+    pipeline, journal, told = pipelines("real", ScriptedReader, readers=2)
+    journal.sick = False
+    wait_for(lambda: len(told.finished_names) == 2, "both come to their end", 20.0)
+    assert pipeline.stop(10.0) == 0
+    assert journal.unfinished() == []
+    left = list((tmp_path / "root" / "work").iterdir())
+    assert len(left) == 2
+    monkeypatch.undo()
+    for folder in left:
+        (folder / "somebody's own").unlink()
+    assert recover(Layout(str(tmp_path / "root")), journal) == []
+    assert list((tmp_path / "root" / "work").iterdir()) == []
+
+
+def test_a_stop_in_the_midst_of_an_ending_takes_nothing_back(
+    pipelines: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is put away, its job's folder cannot be removed before the stop: the next start sees it done."""
+    monkeypatch.setattr(pipeline_module, "_LONGEST_HURRY_S", 1.0)
+
+    def failing(*_args: Any, **_kwargs: Any) -> None:
+        raise OSError(errno.EIO, "the disk is gone")
+
+    pipeline, journal, told = pipelines("real", ScriptedReader, readers=2)
+    journal.sick = False
+    monkeypatch.setattr(os, "rmdir", failing)
+    wait_for(lambda: len(told.events) >= 2, "both meet the disk")
+    pipeline.stop(0.1)
+    assert told.finished_names == []
+    monkeypatch.undo()
+    layout = Layout(str(tmp_path / "root"))
+    assert recover(layout, journal) == lost_sources(layout, journal) == []
+    assert {(row.status, row.verdict) for row in journal.ended(Status.DONE)} == {(Status.DONE, "REAL")}

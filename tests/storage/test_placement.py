@@ -1,0 +1,93 @@
+"""Where files and sidecars go that have long names, or lie deep, on file systems that take less."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from dfwatch.config import OutcomeSettings
+from dfwatch.disposal import put_away
+from dfwatch.inbox.completeness import Fingerprint
+from dfwatch.intake import Job
+from dfwatch.journal import Journal
+from dfwatch.reasons import Label, Status
+from dfwatch.sinks import sidecar
+from dfwatch.storage import durable
+from dfwatch.storage.layout import DroppedName, Layout
+from tests.reliability.world import digest
+
+
+class Bench:
+    def __init__(self, root: Path, journal: Journal) -> None:
+        self.layout, self.journal = Layout(str(root)), journal
+
+    def job(self, number: int, relative: str) -> Job:
+        job_id = f"20260101T000000.000000Z-{number:08}"
+        folder = Path(self.layout.work, job_id)
+        folder.mkdir()
+        (folder / "source").write_text(f"video {number % 10}")
+        claimed = Fingerprint.from_stat((folder / "source").lstat())
+        return Job(job_id, DroppedName.of(relative), str(folder), "2026", claimed=claimed)
+
+    def end(self, job: Job, *, times: int = 2) -> tuple[str, str]:
+        """Publish and put away, twice as after a crash; returns where sidecar and file lie."""
+        ends, text = [], Path(job.source).read_text()
+        sha256 = digest(text)
+        for _ in range(times):
+            place = sidecar.Place(self.layout.results, job.dropped, sha256, job.id)
+            path, document = sidecar.publish(place, {"job_id": job.id})
+            assert sidecar.find(place) == (path, document)
+            media = put_away(
+                self.layout, self.journal, job,
+                status=Status.DONE, label=Label.REAL, sha256=sha256, outcome=OutcomeSettings(),
+            )  # fmt: skip
+            assert media is not None
+            ends.append((path, media))
+        assert len(set(ends)) == 1
+        assert Path(media).read_text() == text
+        return ends[0]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    layout = Layout(str(tmp_path / "root"))
+    layout.create()
+    with closing(Journal(layout.journal)) as journal:
+        yield Bench(tmp_path / "root", journal)
+
+
+@pytest.mark.parametrize("name", ["Vol. " + "я" * 115, "n" * 251 + ".mp4", "." + "n" * 254, "a." + "n" * 220])
+def test_long_names_that_are_taken(bench: Bench, name: str) -> None:
+    # The last one has the bytes of the one before it, so that a digest is no name of its own.
+    ends = [bench.end(bench.job(number, name), times=1) for number in (0, 1, 11)]
+    assert len({path for path, _ in ends}) == len({media for _, media in ends}) == 3
+    assert os.path.basename(ends[0][1]) == name
+    assert all(path.endswith(".json") for path, _ in ends)
+
+
+def test_a_file_system_that_takes_shorter_names_only(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """eCryptfs takes 143 bytes, and what was dropped may have that."""
+    renameat2 = durable._libc_renameat2()
+    assert renameat2 is not None
+
+    def short(source: bytes, target: bytes) -> int:
+        return errno.ENAMETOOLONG if len(os.path.basename(target)) > 143 else renameat2(source, target)
+
+    monkeypatch.setattr(durable, "_libc_renameat2", lambda: short)
+    first, second = (bench.job(number, "n" * 139 + ".mp4") for number in range(2))
+    assert os.path.basename(bench.end(first)[0]) == f"{first.id}.json"
+    assert bench.end(second)[1] == os.path.join(bench.layout.folder("done"), second.id)
+
+
+def test_a_folder_in_which_no_name_would_fit(bench: Bench) -> None:
+    room = 4080 - len(bench.layout.results) - 1
+    folder = "/".join(["d" * 199] * (room // 200))
+    job = bench.job(1, f"{folder}/{'n' * 200}.mp4")
+    path, media = bench.end(job)
+    assert os.path.dirname(path) == os.path.join(bench.layout.results, job.id)
+    assert os.path.dirname(media) == os.path.join(bench.layout.folder("done"), job.id)
