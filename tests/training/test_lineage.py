@@ -114,7 +114,7 @@ def test_weights_from_packages_and_foreign_folders_know_no_groups(tmp_path: Path
         assert inherited_groups(recipe(initial=source)) == frozenset()
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0_dfdc", "efficientnet_lite2_dfdc"])
+@pytest.mark.parametrize("name", ["efficientnet_lite0_dfdc", "efficientnet_lite2_dfdc", "resnext50_32x4d_dfdc"])
 def test_the_shipped_bundles_held_out_what_the_usual_split_holds_out(name: str) -> None:
     made = recipe(teacher=TeacherSpec(bundle=f"shipped:{name}"))
     # Two source videos of DFDC: one of the train part and one of the test part.
