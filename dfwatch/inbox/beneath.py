@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # A FIFO without a writer must not block, and neither must a file on which another process holds a lease.
-_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
+UNTRUSTED_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOCTTY
 
 
 def open_folder(name: str, *, dir_fd: int) -> int:
@@ -37,4 +37,4 @@ def parent_folder(root_fd: int, path: str) -> Iterator[tuple[int, str]]:
 def open_file(root_fd: int, path: str) -> int:
     """Read-only descriptor of ``path`` (relative to ``root_fd``), opened without blocking; OSError as for ``open``."""
     with parent_folder(root_fd, path) as (folder_fd, name):
-        return os.open(name, _FILE, dir_fd=folder_fd)
+        return os.open(name, UNTRUSTED_FILE, dir_fd=folder_fd)

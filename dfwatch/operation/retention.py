@@ -24,6 +24,7 @@ import structlog
 
 from dfwatch.errors import StorageError
 from dfwatch.evidence.folder import folder_name
+from dfwatch.inbox.beneath import UNTRUSTED_FILE
 from dfwatch.inbox.completeness import Fingerprint
 from dfwatch.reasons import Status
 from dfwatch.sinks import sidecar
@@ -213,7 +214,7 @@ class Retention:
     def _has_bytes(self, path: str, job_id: str, sha256: str) -> bool | None:
         if self._comparing is None:
             try:
-                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                fd = os.open(path, UNTRUSTED_FILE)
             except PermissionError:
                 return False
             try:

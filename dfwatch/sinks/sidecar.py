@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dfwatch.document import encode
 from dfwatch.errors import StorageError
+from dfwatch.inbox.beneath import UNTRUSTED_FILE
 from dfwatch.storage.durable import fsync_folder, write_new
 from dfwatch.storage.placement import NEXT_NAME, make_folder, sidecar_names
 
@@ -118,7 +119,7 @@ def _load(path: str, job_id: str) -> dict[str, Any] | None:
     if not stat.S_ISREG(there.st_mode):
         return None
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        fd = os.open(path, UNTRUSTED_FILE)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return None
     except PermissionError:

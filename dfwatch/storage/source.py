@@ -6,6 +6,7 @@ import os
 import stat
 
 from dfwatch.errors import FileChangedError, RefusedError, StorageError
+from dfwatch.inbox.beneath import UNTRUSTED_FILE
 from dfwatch.inbox.completeness import Fingerprint
 from dfwatch.reasons import Reason
 
@@ -30,7 +31,7 @@ def open_regular(path: str, shown: str) -> tuple[int, Fingerprint]:
             raise _refused(shown, Reason.SYMLINK, "it is a symbolic link", "drop the file itself")
         if not stat.S_ISREG(mode):
             raise _refused(shown, Reason.NOT_A_REGULAR_FILE, f"it is {_kind(mode)}, not a file", "drop a video file")
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        fd = os.open(path, UNTRUSTED_FILE)
     except FileNotFoundError as exc:
         raise RefusedError("opening", shown, "it is not there", reason=Reason.VANISHED) from exc
     except PermissionError as exc:
