@@ -157,9 +157,9 @@ class Survey:
         present_s: Playing time whose bytes are in the file; None when unknown.
         stated_s: Playing time that the header states; None where it states none.
         lists_all: Whether the container's own list of frames is there, and whole.
+        read_all: Whether every packet was read instead.
         moved: Whether packets were read, so that the container is no longer at its start.
-        log: The packets in the file's order; None where they were not all read.
-        unit_s: Seconds of one unit of the log's time stamps.
+        holes: Playing time without a frame, where every packet was read.
         misplaced_share: Share of the frames that come after frames shown later, 0 to 1, as far as was looked.
     """
 
@@ -170,20 +170,14 @@ class Survey:
     stated_s: float | None
     moved: bool = False
     lists_all: bool = False
-    log: PacketLog | None = None
-    unit_s: float = 1.0
+    read_all: bool = False
+    holes: tuple[Hole, ...] = ()
     misplaced_share: float = 0.0
-
-    def holes(self, slices: int, size_bytes: int) -> tuple[Hole, ...]:
-        """As ``PacketLog.holes``."""
-        if self.log is None or self.duration_s is None:
-            return ()
-        return self.log.holes(self.unit_s, self.duration_s, slices, size_bytes)
 
     @property
     def is_listed(self) -> bool:
         """Whether every frame is known before any is decoded."""
-        return self.lists_all or self.log is not None
+        return self.lists_all or self.read_all
 
 
 def survey(source: Source, slices: int) -> Survey:
@@ -315,13 +309,14 @@ def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
         index = ListedFrames((), key_times, end, packets / end)
         return Survey(index, first, end, end, stated, moved=True)
     index = ListedFrames(array("d", (times - first) * unit_s), key_times, end)
-    share = log.misplaced_share(unit_s)
-    found = Survey(index, first, end, end, stated, moved=True, log=log, unit_s=unit_s, misplaced_share=share)
-    if any(hole.lost for hole in found.holes(slices, source.file.size_bytes)):
+    holes = log.holes(unit_s, end, slices, source.file.size_bytes)
+    if any(hole.lost for hole in holes):
         # Perhaps other streams' packets fill it; asking for them always would make each file's survey several times
         # as long.
         source.reopen()
         for packet in all_packets_of(source):
             if packet.stream_index != source.stream.index:
                 log.add_other(packet.pos, packet.size)
-    return found
+        holes = log.holes(unit_s, end, slices, source.file.size_bytes)
+    share = log.misplaced_share(unit_s)
+    return Survey(index, first, end, end, stated, moved=True, read_all=True, holes=holes, misplaced_share=share)

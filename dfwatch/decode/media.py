@@ -143,14 +143,13 @@ class MediaReader:
             extent = Extent.of(video.file)
             self._check_presence(found, extent)
             plan = video.plan(found)
-            holes = found.holes(self._reader.frames, video.file.size_bytes)
         harvest = self._harvest(video, plan, crop, stages)
         if not harvest.frames:
             raise why_nothing_decoded(fd, self._reader)
         # Slices without a frame are not due, unless the file shows that their frames were lost.
-        lost = sum(hole.slices(found.duration_s or 0.0, self._reader.frames) for hole in holes if hole.lost)
+        lost = sum(hole.slices(found.duration_s or 0.0, self._reader.frames) for hole in found.holes if hole.lost)
         expected = max(1, len(plan.picks) - video.tally.not_due + lost)
-        timeline = Timeline(found.misplaced_share, holes, 0 if found.is_listed else video.tally.not_due)
+        timeline = Timeline(found.misplaced_share, found.holes, 0 if found.is_listed else video.tally.not_due)
         self._check_coverage(found, expected, harvest, timeline)
         return self._reading(
             video.info(found),
