@@ -8,10 +8,25 @@ import cv2
 import numpy as np
 import torch
 
+from dfwatch.training.augment import AugmentSpec
 from dfwatch.training.records import Record
 
 # Where YuNet sees eyes, nose and mouth corners in a tight face crop, as fractions of it.
 FACE_LANDMARKS = (0.33, 0.42, 0.67, 0.42, 0.5, 0.6, 0.37, 0.78, 0.63, 0.78)
+# Nothing is changed.
+PLAIN = AugmentSpec(
+    zoom=(1, 1),
+    shift=0,
+    flip_share=0,
+    rotate_share=0,
+    downscale_share=0,
+    blur_share=0,
+    noise_share=0,
+    colour_share=0,
+    grey_share=0,
+    jpeg_share=0,
+    webp_share=0,
+)
 
 
 def face_like(rng: np.random.Generator, side_px: int = 64) -> np.ndarray:

@@ -17,7 +17,6 @@ from dfwatch.models import architectures
 from dfwatch.training import hints as hints_module
 from dfwatch.training import loop as loop_module
 from dfwatch.training import teacher as teacher_module
-from dfwatch.training.augment import AugmentSpec
 from dfwatch.training.batches import BatchMaker, open_pools, plain_crops, rows_of
 from dfwatch.training.cli import INCOMPLETE
 from dfwatch.training.deck import FAKE
@@ -25,24 +24,11 @@ from dfwatch.training.hints import FOLDER_NAME, Hints, StoppedError, load_hints
 from dfwatch.training.loop import RunOptions, Trainer
 from dfwatch.training.objective import Teaching
 from dfwatch.training.recipe import BatchSpec, DataSpec, Recipe, Stage, TeacherSpec
-from tests.training.made import RedTeacher
+from tests.training.made import PLAIN, RedTeacher
 from tests.training.test_evaluate import call
 from tests.training.test_loop import recipe, tiny
 
 BATCH = BatchSpec(labelled=8, blended=4, unlabelled=2)
-STILL = AugmentSpec(
-    zoom=(1.0, 1.0),
-    shift=0.0,
-    flip_share=0.0,
-    rotate_share=0.0,
-    downscale_share=0.0,
-    blur_share=0.0,
-    noise_share=0.0,
-    colour_share=0.0,
-    grey_share=0.0,
-    jpeg_share=0.0,
-    webp_share=0.0,
-)
 
 
 RECIPE = """
@@ -228,7 +214,7 @@ def test_features_are_standardised_and_one_that_never_varies_says_nothing(data_r
 
 def test_each_crop_of_a_batch_points_at_the_hint_of_its_own_picture(data_root: str, tmp_path: Path) -> None:
     hints = hints_of(data_root, tmp_path, RedTeacher())
-    made = dataclasses.replace(taught(), augment=STILL)
+    made = dataclasses.replace(taught(), augment=PLAIN)
     pools = open_pools(data_root, made, frozenset())
     batch = BatchMaker(made, pools)[1]
     blended = slice(BATCH.labelled, BATCH.labelled + BATCH.blended)

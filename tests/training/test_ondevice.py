@@ -18,24 +18,11 @@ from dfwatch.training.ondevice.batches import DeviceBatchMaker
 from dfwatch.training.ondevice.compression import Compressor
 from dfwatch.training.ondevice.resident import Stack
 from dfwatch.training.recipe import BatchSpec, DataSpec, Stage
-from tests.training.made import FACE_LANDMARKS, face_like
+from tests.training.made import FACE_LANDMARKS, PLAIN, face_like
 from tests.training.test_blending import _auc, _features
 from tests.training.test_loop import recipe
 
 SIDE_PX = 64
-PLAIN = AugmentSpec(
-    zoom=(1, 1),
-    shift=0,
-    flip_share=0,
-    rotate_share=0,
-    downscale_share=0,
-    blur_share=0,
-    noise_share=0,
-    colour_share=0,
-    grey_share=0,
-    jpeg_share=0,
-    webp_share=0,
-)
 
 
 @pytest.fixture(autouse=True)
