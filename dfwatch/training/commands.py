@@ -34,8 +34,9 @@ from dfwatch.training.judging import (
     score_crops,
     weights_in_videos,
 )
-from dfwatch.training.loop import RunOptions, open_trainer
+from dfwatch.training.loop import RunOptions
 from dfwatch.training.metrics import Cut, auc
+from dfwatch.training.opening import open_trainer
 from dfwatch.training.packs import Pack
 from dfwatch.training.prepare import CONTACT_SHEET, PrepareOptions, contact_sheet, is_video, prepare, summary_table
 from dfwatch.training.recipe import AboutSpec, load_recipe

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dfwatch.errors import TrainingError
 from dfwatch.models.bundle import BUNDLE_FILE, group_hash, load_bundle
+from dfwatch.training.loop import LOG_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,8 +42,6 @@ def inherited_groups(recipe: Recipe) -> frozenset[str]:
 
 
 def _groups_of(folder: str) -> frozenset[str]:
-    from dfwatch.training.loop import LOG_NAME  # noqa: PLC0415 - which imports this module
-
     if os.path.exists(os.path.join(folder, BUNDLE_FILE)):
         return load_bundle(folder).trained_groups()
     if not os.path.exists(os.path.join(folder, GROUPS_FILE)) and os.path.exists(os.path.join(folder, LOG_NAME)):

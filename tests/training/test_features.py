@@ -16,7 +16,7 @@ from dfwatch.training.loop import RunOptions, Trainer
 from dfwatch.training.objective import Objective, Teaching
 from dfwatch.training.ondevice.batches import TensorBatch
 from dfwatch.training.recipe import ArchitectureSpec, BatchSpec, Recipe, Stage, TeacherSpec
-from tests.training.test_loop import recipe, tiny
+from tests.training.test_loop import recipe, stopping, tiny
 
 
 def maps_only(steps: int = 12) -> Recipe:
@@ -93,7 +93,7 @@ def test_a_student_learns_its_teachers_maps_and_a_stopped_run_ends_the_same(data
     whole.run(lambda entry: losses.append(entry.get("loss", losses[-1] if losses else 9.0)))
     assert losses[-1] < 0.9 * losses[0]
     piece = trainer("pieces")
-    piece.run(lambda entry: setattr(piece, "stop_requested", entry.get("step") == 6))
+    piece.run(stopping(piece, lambda entry: entry.get("step") == 6))
     again = trainer("pieces")
     assert again.progress.step == 6
     again.run()

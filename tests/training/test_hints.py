@@ -15,7 +15,7 @@ import torch
 from dfwatch.errors import TrainingError
 from dfwatch.models import architectures
 from dfwatch.training import hints as hints_module
-from dfwatch.training import loop as loop_module
+from dfwatch.training import opening
 from dfwatch.training import teacher as teacher_module
 from dfwatch.training.batches import BatchMaker, open_pools, plain_crops, rows_of
 from dfwatch.training.cli import INCOMPLETE
@@ -26,7 +26,7 @@ from dfwatch.training.objective import Teaching
 from dfwatch.training.recipe import BatchSpec, DataSpec, Recipe, Stage, TeacherSpec
 from tests.training.made import PLAIN, RedTeacher
 from tests.training.test_evaluate import call
-from tests.training.test_loop import recipe, tiny
+from tests.training.test_loop import recipe, stopping, tiny
 
 BATCH = BatchSpec(labelled=8, blended=4, unlabelled=2)
 
@@ -187,7 +187,7 @@ def test_train_leaves_an_unfinished_look_in_order(
             return super().__call__(crops)
 
     monkeypatch.setattr(teacher_module, "Teacher", Looker)
-    monkeypatch.setattr(loop_module, "inherited_groups", lambda _: frozenset())
+    monkeypatch.setattr(opening, "inherited_groups", lambda _: frozenset())
     monkeypatch.setattr(hints_module, "_CHUNK", 20)
     recipe_file = tmp_path / "recipe.yaml"
     recipe_file.write_text(RECIPE)
@@ -242,7 +242,7 @@ def test_a_stopped_run_with_hints_ends_with_the_same_weights(data_root: str, tmp
     whole = trainer(data_root, tmp_path / "whole")
     whole.run()
     piece = trainer(data_root, tmp_path / "pieces")
-    piece.run(lambda entry: setattr(piece, "stop_requested", entry.get("step") == 15))
+    piece.run(stopping(piece, lambda entry: entry.get("step") == 15))
     assert piece.progress.step == 15
     again = trainer(data_root, tmp_path / "pieces")
     again.run()

@@ -14,7 +14,8 @@ from dfwatch.models.bundle import Bundle, group_hash
 from dfwatch.training.batches import open_pools
 from dfwatch.training.export import export_bundle
 from dfwatch.training.lineage import GROUPS_FILE, inherited_groups, read_groups
-from dfwatch.training.loop import RunOptions, Trainer, open_measured, open_trainer
+from dfwatch.training.loop import RunOptions, Trainer
+from dfwatch.training.opening import open_measured, open_trainer
 from dfwatch.training.recipe import BatchSpec, Recipe, Stage, TeacherSpec
 from dfwatch.training.weights_files import save_parts
 from tests.training.test_loop import recipe, tiny

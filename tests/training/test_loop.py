@@ -4,7 +4,9 @@ import dataclasses
 import json
 import os
 import shutil
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from dfwatch.models import architectures
 from dfwatch.training.augment import AugmentSpec
 from dfwatch.training.batches import BatchMaker, open_pools
 from dfwatch.training.deck import FAKE, REAL, UNLABELLED, Deck
-from dfwatch.training.loop import RunOptions, Trainer, open_measured, open_trainer
+from dfwatch.training.loop import RunOptions, Trainer
 from dfwatch.training.objective import Teaching
+from dfwatch.training.opening import open_measured, open_trainer
 from dfwatch.training.recipe import (
     ArchitectureSpec,
     BatchSpec,
@@ -76,6 +79,13 @@ def trainer(data_root: str, folder: Path, the_recipe: Recipe, **options: object)
     return open_trainer(data_root, the_recipe, told, frozenset())
 
 
+def stopping(run: Trainer, wanted: Callable[[dict[str, Any]], bool]) -> Callable[[dict[str, Any]], None]:
+    """A listener that stops a run at the first report that is wanted."""
+    asked = threading.Event()
+    run.options = dataclasses.replace(run.options, stop_asked=asked.is_set)
+    return lambda entry: asked.set() if wanted(entry) else None
+
+
 def weights(one: Trainer) -> dict[str, torch.Tensor]:
     return one.averaged.state
 
@@ -96,11 +106,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(data_root: str, tmp_p
     whole.run()
     for _ in range(10):
         piece = trainer(data_root, tmp_path / "pieces", recipe())
-
-        def stop(entry: dict[str, object], running: Trainer = piece) -> None:
-            running.stop_requested = entry["event"] == "train"
-
-        if piece.run(stop).finished:
+        if piece.run(stopping(piece, lambda entry: entry["event"] == "train")).finished:
             break
     assert piece.progress == whole.progress
     for name, value in weights(whole).items():
@@ -112,7 +118,7 @@ def test_batches_made_on_the_device_teach_and_a_stopped_run_ends_the_same(data_r
     whole = trainer(data_root, tmp_path / "whole", made)
     assert whole.run().best_auc > 0.8
     piece = trainer(data_root, tmp_path / "pieces", made)
-    piece.run(lambda entry: setattr(piece, "stop_requested", entry["event"] == "train" and entry["step"] == 25))
+    piece.run(stopping(piece, lambda entry: entry["event"] == "train" and entry["step"] == 25))
     assert piece.progress.step == 25
     again = trainer(data_root, tmp_path / "pieces", made, parts_folder=str(tmp_path / "carried"))
     at_once = ["best-001-of-001.safetensors", "training_groups.txt"]  # the best so far

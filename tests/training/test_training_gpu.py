@@ -10,11 +10,13 @@ import torch
 from dfwatch.training.augment import AugmentSpec
 from dfwatch.training.batches import open_pools
 from dfwatch.training.hints import load_hints
-from dfwatch.training.loop import RunOptions, Trainer, open_measured
+from dfwatch.training.loop import RunOptions, Trainer
 from dfwatch.training.objective import Teaching
 from dfwatch.training.ondevice.batches import DeviceBatchMaker
+from dfwatch.training.opening import open_measured
 from dfwatch.training.recipe import ArchitectureSpec, BatchSpec, DataSpec, Recipe, Stage, TeacherSpec
 from tests.training.made import RedTeacher
+from tests.training.test_loop import stopping
 
 pytestmark = [
     pytest.mark.gpu,
@@ -65,7 +67,7 @@ def test_a_step_waits_for_nothing_and_a_stopped_run_goes_on(data_root: str, tmp_
     finally:
         torch.cuda.set_sync_debug_mode("default")
     first = Trainer(recipe(), options, pools, measured)
-    first.run(lambda entry: setattr(first, "stop_requested", entry["step"] == 20))
+    first.run(stopping(first, lambda entry: entry["step"] == 20))
     again = Trainer(recipe(), options, pools, measured)
     assert again.progress.step == 20
     assert again.run().finished
