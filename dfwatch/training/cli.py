@@ -144,7 +144,7 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     parser.add_argument("--split", default="test", choices=("select", "test", "train"), help="part of the packs (test)")
     parser.add_argument("--all-fakes", action="store_true", help="every fake; without it as many fakes as reals")
     parser.add_argument(
-        "--robustness", type=int, default=0, metavar="N", help="also after changes, on N crops of each label"
+        "--robustness", type=int, default=0, metavar="N", help="also after changes, on N videos of each label"
     )
     parser.add_argument("--run", metavar="FOLDER", help="training run whose curves the report shows")
     parser.add_argument(

@@ -27,6 +27,7 @@ from dfwatch.training.deck import Item
 from dfwatch.training.export import export_bundle, read_log, split_rule, update_bundle
 from dfwatch.training.hints import StoppedError
 from dfwatch.training.judging import (
+    as_many_fakes_as_reals,
     gather_videos,
     judge_crops,
     judge_videos,
@@ -147,7 +148,7 @@ def _export(arguments: argparse.Namespace, recipe: Recipe, groups: frozenset[str
 def run_calibrate(arguments: argparse.Namespace) -> int:
     """Run `dfwatch calibrate`."""
     bundle = load_bundle(arguments.bundle)
-    items = _as_many_fakes_as_reals(_items(arguments, split_rule(bundle)))
+    items = as_many_fakes_as_reals(_items(arguments, split_rule(bundle)))
     refuse_trained(bundle, [item.record.group for item in items], allowed=False)
     detector = Detector.load(bundle, ModelSettings(device=arguments.device))
     scored = score_crops(detector, items)
@@ -230,7 +231,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     else:
         items = _items(arguments, split_rule(bundle))
         if not arguments.all_fakes:
-            items = _as_many_fakes_as_reals(items)
+            items = as_many_fakes_as_reals(items)
         trained = refuse_trained(bundle, [item.record.group for item in items], allowed=arguments.include_trained)
         detector = Detector.load(bundle, ModelSettings(device=arguments.device))
         judged = judge_crops(detector, items)
@@ -238,7 +239,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     evaluation = evaluate(bundle, data, judged, trained_on=trained, rounds=arguments.rounds)
     if arguments.robustness and items:
         detector = Detector.load(bundle, ModelSettings(device=arguments.device))
-        some = _as_many_fakes_as_reals(items, arguments.robustness)
+        some = as_many_fakes_as_reals(items, arguments.robustness)
         cut = Cut(bundle.thresholds.real, bundle.thresholds.fake)
         changes = {"unchanged": None, **robustness.CHANGES}
         for name, change in tqdm(changes.items(), desc="robustness"):
@@ -281,14 +282,6 @@ def _items(arguments: argparse.Namespace, rule: SplitRule) -> list[Item]:
     if not found:
         raise TrainingError("opening the packs", arguments.data, f"their {arguments.split} part is empty")
     return found
-
-
-def _as_many_fakes_as_reals(items: list[Item], limit: int = 10**9) -> list[Item]:
-    """Return the same number of both labels, drawn with a fixed seed."""
-    rng = np.random.default_rng(0)
-    parts = [[item for item in items if item.record.is_fake == fake] for fake in (False, True)]
-    count = min(limit, *(len(part) for part in parts))
-    return [part[int(place)] for part in parts for place in sorted(rng.permutation(len(part))[:count])]
 
 
 def _device(name: str) -> str:

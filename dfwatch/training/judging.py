@@ -180,6 +180,16 @@ def _videos(items: Sequence[Item]) -> list[list[int]]:
     return list(found.values())
 
 
+def as_many_fakes_as_reals(items: Sequence[Item], limit: int = 10**9) -> list[Item]:
+    """Return all crops of the same number of videos of both labels, at most ``limit``, drawn with a fixed seed."""
+    rng = np.random.default_rng(0)
+    videos = _videos(items)
+    parts = [[places for places in videos if items[places[0]].record.is_fake == fake] for fake in (False, True)]
+    count = min(limit, *(len(part) for part in parts))
+    drawn = (part[int(place)] for part in parts for place in sorted(rng.permutation(len(part))[:count]))
+    return [items[place] for places in drawn for place in places]
+
+
 def verdict_of(bundle: Bundle, p_fake: float) -> str:
     """Return the verdict at the bundle's thresholds."""
     if p_fake >= bundle.thresholds.fake:

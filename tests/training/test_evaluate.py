@@ -5,6 +5,7 @@ import dataclasses
 import html.parser
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from dfwatch.models.bundle import Bundle, load_bundle
 from dfwatch.training import commands, robustness
 from dfwatch.training.deck import Item
 from dfwatch.training.export import export_bundle
-from dfwatch.training.judging import Judged, judge_crops, refuse_trained
+from dfwatch.training.judging import Judged, as_many_fakes_as_reals, judge_crops, refuse_trained
 from dfwatch.training.loop import LOG_NAME
 from dfwatch.training.metrics import right_among_flagged, upper_bound
 from dfwatch.training.packs import Pack, PackWriter
@@ -173,6 +174,22 @@ def test_the_fake_threshold_can_come_from_real_videos_with_several_frames(
     # Nobody whom the model was trained on may say how rarely it accuses.
     with pytest.raises(TrainingError, match="trained on"):
         call(*words, "made")
+
+
+def test_labels_are_balanced_by_whole_videos(tmp_path: Path) -> None:
+    frames_of = {"REAL": (1, 5, 2, 3), "FAKE": (4, 4, 1, 1, 6, 2, 3)}
+    with PackWriter(str(tmp_path / "pack")) as writer:
+        for label, counts in frames_of.items():
+            for number, frames in enumerate(counts):
+                for frame in range(frames):
+                    named = record(f"{label}{number}-{frame}", label, f"{number}", video=f"{label}{number}")
+                    writer.add(jpeg(face_like(np.random.default_rng(0))), named)
+    pack = Pack(str(tmp_path / "pack"))
+    for limit, count in ((100, 4), (3, 3)):
+        drawn = as_many_fakes_as_reals([Item(pack, one) for one in pack.records], limit)
+        videos = Counter(item.record.video for item in drawn)
+        assert Counter(video[:4] for video in videos) == {"REAL": count, "FAKE": count}
+        assert all(frames == frames_of[video[:4]][int(video[4:])] for video, frames in videos.items())
 
 
 def test_thresholds_are_chosen_on_what_evaluate_will_see_and_every_crop_is_scored_once(
