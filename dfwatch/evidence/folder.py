@@ -6,6 +6,7 @@ next attempt at the same job puts its own in its place, under the same name.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from typing import TYPE_CHECKING
@@ -16,15 +17,18 @@ from dfwatch.storage.layout import is_utf8
 from dfwatch.storage.placement import make_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from dfwatch.storage.layout import DroppedName
 
 
-def folder_name(name: str, job_id: str) -> str:
-    """The folder's name: no other job's has it, and JSON can hold it."""
-    fitting = fitting_name(name, f".{job_id}.evidence")
-    return fitting if is_utf8(fitting) else f"{job_id}.evidence"
+def folder_names(name: str, job_id: str) -> list[str]:
+    """The folder's names, in the order in which they are tried: no other job's has them, and JSON can hold them.
+
+    The last one is for file systems that take no longer name.
+    """
+    fitting, short = fitting_name(name, f".{job_id}.evidence"), f"{job_id}.evidence"
+    return [fitting, short] if is_utf8(fitting) else [short]
 
 
 def publish_folder(base: str, dropped: DroppedName, job_id: str, files: Mapping[str, bytes]) -> str:
@@ -41,7 +45,6 @@ def publish_folder(base: str, dropped: DroppedName, job_id: str, files: Mapping[
     """
     try:
         parent = make_folder(base, dropped, job_id)
-        path = os.path.join(parent, folder_name(dropped.name, job_id))
         temporary = os.path.join(parent, f".{job_id}.evidence.tmp")
         _remove(temporary)
         try:
@@ -52,8 +55,7 @@ def publish_folder(base: str, dropped: DroppedName, job_id: str, files: Mapping[
                     stream.flush()
                     os.fsync(stream.fileno())
             fsync_folder(temporary)
-            _remove(path)
-            os.rename(temporary, path)
+            path = _put(temporary, [os.path.join(parent, name) for name in folder_names(dropped.name, job_id)])
         except BaseException:
             _remove(temporary)
             raise
@@ -63,6 +65,23 @@ def publish_folder(base: str, dropped: DroppedName, job_id: str, files: Mapping[
             "writing the evidence of", dropped.shown, exc.strerror or exc, hint="check the disk and results/"
         ) from exc
     return path
+
+
+def _put(temporary: str, paths: Sequence[str]) -> str:
+    """Rename the folder to the first path that the file system takes, in place of what is there."""
+    *longer, last = paths
+    for path in longer:
+        _remove(path)
+        try:
+            os.rename(temporary, path)
+        except OSError as exc:
+            if exc.errno != errno.ENAMETOOLONG:
+                raise
+        else:
+            return path
+    _remove(last)
+    os.rename(temporary, last)
+    return last
 
 
 def _remove(path: str) -> None:

@@ -7,6 +7,8 @@ clock has jumped since the start, nothing is pruned.
 A file that is no longer the one that was put there is left alone and forgotten. It is that one as long as it has its
 size and nothing about it changed since its job was closed; if something did (a backup was restored, another program
 touched it), its bytes are compared, one file at a time and by a thread of its own, for that may take long.
+
+What cannot be removed is told once, keeps nothing else from being removed, and is tried again after all others.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import os
 import shutil
 import stat
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
@@ -23,7 +25,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import structlog
 
 from dfwatch.errors import StorageError
-from dfwatch.evidence.folder import folder_name
+from dfwatch.evidence.folder import folder_names
 from dfwatch.inbox.beneath import UNTRUSTED_FILE
 from dfwatch.inbox.completeness import Fingerprint
 from dfwatch.reasons import Status
@@ -99,6 +101,7 @@ class Retention:
         self._due_s = clock.monotonic()
         self._distrusted = False
         self._comparing: tuple[str, Digest] | None = None
+        self._stuck: set[str] = set()
 
     def tend(self, settings: RetentionSettings) -> None:
         """Sweep if it is time to; a disk or journal that fails is tried again later."""
@@ -108,7 +111,7 @@ class Retention:
         self._due_s = now_s + INTERVAL_S
         try:
             swept = self.sweep(settings)
-        except (OSError, StorageError) as error:
+        except StorageError as error:
             _log.warning("nothing could be pruned", cause=str(error))
             return
         if swept.total:
@@ -120,7 +123,6 @@ class Retention:
         """Remove what the settings no longer keep, ``MOST_AT_ONCE`` things at most.
 
         Raises:
-            OSError: Something cannot be removed.
             StorageError: The journal failed.
         """
         if self._clock_jumped():
@@ -135,19 +137,21 @@ class Retention:
             self._comparing[1].give_up()
             self._comparing = None
         for row in rows:
-            path = os.fsdecode(row["media"])
-            is_it = self._is_it(path, row)
-            if is_it is None:
-                continue
-            files += _remove(path, is_it=is_it)
-            self._forget(row["id"], "media")
+            with self._passing_over(row):
+                path = os.fsdecode(row["media"])
+                is_it = self._is_it(path, row)
+                if is_it is None:
+                    continue
+                files += _remove(path, is_it=is_it)
+                self._forget(row["id"], "media")
         left = MOST_AT_ONCE - files
         for row in self._beyond(results, "sidecar", "1", left):
-            # The sidecar first: it must not name pictures that are gone.
-            path = os.fsdecode(row["sidecar"])
-            sidecars += _remove(path, is_it=sidecar.is_of(path, row["id"]))
-            _remove_folder(_evidence_of(row))
-            self._forget(row["id"], "sidecar")
+            with self._passing_over(row):
+                # The sidecar first: it must not name pictures that are gone.
+                path = os.fsdecode(row["sidecar"])
+                sidecars += _remove(path, is_it=sidecar.is_of(path, row["id"]))
+                _remove_folder(_evidence_of(row))
+                self._forget(row["id"], "sidecar")
         # A row is the only handle on what is still to be pruned, so it outlives its file and its sidecar.
         file_seen_to = f"(media IS NULL OR status != '{Status.DONE}')" if done else "1"
         sidecar_seen_to = "sidecar IS NULL" if results else "1"
@@ -157,7 +161,7 @@ class Retention:
         return Swept(files, sidecars, jobs)
 
     def _beyond(self, limits: _Limits, column: str, which: str, most: int, may_go: str = "1") -> Iterator[sqlite3.Row]:
-        """Closed and delivered jobs beyond one of the limits, the oldest first.
+        """Closed and delivered jobs beyond one of the limits, the oldest first, but those that are stuck last.
 
         Args:
             limits: What is kept.
@@ -182,7 +186,20 @@ class Retention:
             too_many = 0 < limits.count < count or 0 < limits.bytes < total_bytes
             if (too_old or too_many) and row["may_go"]:
                 found.append(row)
-        yield from reversed(found[-most:])
+        found.reverse()
+        yield from sorted(found, key=lambda row: row["id"] in self._stuck)[:most]
+
+    @contextmanager
+    def _passing_over(self, row: sqlite3.Row) -> Iterator[None]:
+        """Go on with the next job where something of this one cannot be removed."""
+        try:
+            yield
+        except OSError as error:
+            if row["id"] not in self._stuck:
+                _log.warning("could not be pruned, will be tried again", job=row["id"], cause=str(error))
+            self._stuck.add(row["id"])
+        else:
+            self._stuck.discard(row["id"])
 
     def _clock_jumped(self) -> bool:
         drift_s = self._clock.time() - self._clock.monotonic() - self._offset_s
@@ -246,7 +263,8 @@ def _size_of(row: sqlite3.Row, column: str) -> int:
 def _evidence_of(row: sqlite3.Row) -> str:
     """Where the evidence lies, if there is any; no other job's has this name."""
     folder = os.path.dirname(os.fsdecode(row["sidecar"]))
-    return os.path.join(folder, folder_name(os.fsdecode(row["name"]), row["id"]))
+    paths = [os.path.join(folder, name) for name in folder_names(os.fsdecode(row["name"]), row["id"])]
+    return next(filter(os.path.lexists, paths), paths[0])
 
 
 def _remove(path: str, *, is_it: bool) -> bool:

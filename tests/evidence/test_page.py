@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import errno
+import os
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
 from dfwatch.evidence.choice import highest
-from dfwatch.evidence.folder import folder_name
+from dfwatch.evidence.folder import folder_names, publish_folder
 from dfwatch.evidence.page import page
 from dfwatch.evidence.timeline import timeline
 from dfwatch.reasons import Status
+from dfwatch.storage.layout import DroppedName
 from dfwatch.verdict import Decision
 from tests.factories import bundle, reading
 from tests.test_document import decision_on, fake, run
@@ -107,8 +111,26 @@ def test_the_page_of_a_video_without_a_face() -> None:
 
 
 def test_folder_names_fit_and_are_unicode() -> None:
-    assert folder_name("clip.mp4", "job") == "clip.mp4.job.evidence"
+    assert folder_names("clip.mp4", "job") == ["clip.mp4.job.evidence", "job.evidence"]
     for name in ("x" * 255, "ü" * 127, "clip\udcff.mp4"):
-        shown = folder_name(name, "20261122T002713.852029Z-aaadd1bd")
-        assert len(shown.encode()) <= 255
-        assert shown.endswith("20261122T002713.852029Z-aaadd1bd.evidence")
+        for shown in folder_names(name, "20261122T002713.852029Z-aaadd1bd"):
+            assert len(shown.encode()) <= 255
+            assert shown.endswith("20261122T002713.852029Z-aaadd1bd.evidence")
+
+
+def test_a_folder_takes_a_shorter_name_where_the_file_system_wants_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.rename
+
+    def of_ecryptfs(source: str, target: str) -> None:
+        if len(os.path.basename(target)) > 143:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", of_ecryptfs)
+    for content in (b"first", b"second"):
+        path = publish_folder(str(tmp_path), DroppedName("", "x" * 140 + ".mp4"), "job", {"report.html": content})
+        assert os.path.basename(path) == "job.evidence"
+        assert Path(path, "report.html").read_bytes() == content
+    assert os.listdir(tmp_path) == ["job.evidence"]

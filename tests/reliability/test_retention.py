@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -14,9 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import structlog
 
 from dfwatch.config import RetentionSettings
-from dfwatch.evidence.folder import folder_name
+from dfwatch.evidence.folder import folder_names
 from dfwatch.journal import JobRow, Journal
 from dfwatch.operation import retention
 from dfwatch.operation.retention import Retention, Swept
@@ -111,7 +113,7 @@ def test_by_age(bench: Bench) -> None:
 def test_evidence_goes_with_its_sidecar(bench: Bench, tmp_path: Path) -> None:
     for name in ("old", "new"):
         bench.ended(name)
-        folder = bench.folder / folder_name(name, name)
+        folder = bench.folder / folder_names(name, name)[0]
         folder.mkdir()
         (folder / "frame-1.jpg").write_bytes(bytes(1000))
         bench.clock.pass_days(1)
@@ -122,11 +124,44 @@ def test_evidence_goes_with_its_sidecar(bench: Bench, tmp_path: Path) -> None:
     assert bench.left() == {"old", "new", "new.json", "new.new.evidence", somebodys.name}
 
 
+def test_evidence_under_the_short_name_goes_too(bench: Bench) -> None:
+    bench.ended("a")
+    (bench.folder / folder_names("a", "a")[-1]).mkdir()
+    bench.clock.pass_days(1)
+    assert bench.sweep(results_max_age_days=0.5) == Swept(0, 1)
+    assert bench.left() == {"a"}
+
+
+def test_what_cannot_be_removed_holds_nothing_else_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink, tried = os.unlink, []
+
+    def failing(path: str, **more: int) -> None:
+        tried.append(os.path.basename(path))
+        if os.path.basename(path).startswith("sick"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        unlink(path, **more)
+
+    for name in ("sick1", "sick2", "well1", "well2", "well3"):
+        bench.ended(name)
+        bench.clock.pass_days(0.01)
+    monkeypatch.setattr(os, "unlink", failing)
+    monkeypatch.setattr(retention, "MOST_AT_ONCE", 3)
+    with structlog.testing.capture_logs() as told:
+        assert bench.sweep(done_max_files=0, done_max_age_days=0.001) == Swept(1)
+        assert bench.sweep(done_max_files=0, done_max_age_days=0.001) == Swept(2)
+        assert bench.sweep(done_max_files=0, done_max_age_days=0.001) == Swept()
+    assert tried == ["sick1", "sick2", "well1", "well2", "well3", "sick1", "sick1", "sick2"]
+    assert [entry["job"] for entry in told if entry["event"].startswith("could not")] == ["sick1", "sick2"]
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert bench.sweep(done_max_files=0, done_max_age_days=0.001) == Swept(2)
+    assert {name for name in bench.left() if not name.endswith(".json")} == set()
+
+
 def test_evidence_that_is_a_link_now_is_left_alone(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "precious").touch()
     bench.ended("a")
-    (bench.folder / folder_name("a", "a")).symlink_to(elsewhere)
+    (bench.folder / folder_names("a", "a")[0]).symlink_to(elsewhere)
     bench.clock.pass_days(1)
     assert bench.sweep(results_max_age_days=0.5) == Swept(0, 1)
     assert bench.left() == {"a", "a.a.evidence"}
