@@ -94,7 +94,7 @@ def choose_thresholds(
         The thresholds; ``false_positive_rate`` is the share of these real groups of which any video is called FAKE.
 
     Raises:
-        TrainingError: When there are too few real groups to promise such a rate.
+        TrainingError: When there are too few real groups to promise such a rate, or too many of them reach 1.
     """
     real_groups = [group for group, label in zip(groups, labels, strict=True) if label == 0]
     reals, fakes = highest_of_groups(p_fake[labels == 0], real_groups), np.sort(p_fake[labels == 1])
@@ -112,6 +112,13 @@ def choose_thresholds(
         )
     # A verdict never contradicts its own probability, however well the held-out videos part.
     fake = max(0.5, _just_above(reals[len(reals) - 1 - allowed]))
+    if np.sum(reals >= fake) > allowed:
+        raise TrainingError(
+            "choosing thresholds on",
+            chosen_on,
+            f"{np.sum(reals >= fake)} of {len(reals)} real groups have p(fake) {fake:g}, which no threshold is above",
+            hint="fit a calibration that does not saturate (--method platt), or allow more false alarms",
+        )
     missed = min(int(miss_rate * len(fakes)), len(fakes) - 1)
     real = min(0.5, _just_below(fakes[missed]))
     return Thresholds(real=real, fake=fake, false_positive_rate=float(np.mean(reals >= fake)), chosen_on=chosen_on)

@@ -161,6 +161,12 @@ def test_a_miss_rate_is_kept_where_scores_are_round() -> None:
     assert thresholds.real == 0.0099
 
 
+def test_reals_that_nothing_is_above_are_no_ground_for_a_threshold() -> None:
+    labels, scores = np.repeat([0, 1], 400), np.r_[np.linspace(0, 0.4, 390), np.ones(410)]
+    with pytest.raises(TrainingError, match="10 of 400 real groups have p"):
+        choose_thresholds(labels, scores, [str(number) for number in range(800)], chosen_on="saturated scores")
+
+
 def test_the_rate_of_false_alarms_is_the_share_of_real_groups_with_any() -> None:
     labels, scores = np.array([0] * 8 + [1]), np.array([0.2, 0.9, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.99])
     groups = ["a", "a", "b", "b", "c", "c", "d", "d", "e"]
