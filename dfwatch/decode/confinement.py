@@ -83,10 +83,10 @@ _TGKILL = (234, 131)
 _PRLIMIT64 = (302, 261)
 _FCNTL = (72, 25)
 _IOCTL = (16, 29)
-# Whoever owns a descriptor gets a signal of any number once it can be read: F_SETOWN, F_SETSIG, F_SETOWN_EX, and
-# FIOSETOWN, SIOCSPGRP.
-_OWNING_FCNTLS = (8, 10, 15)
-_OWNING_IOCTLS = (0x8901, 0x8902)
+# What reaches others through a descriptor. Its owner gets a signal of any number once it can be read (F_SETOWN,
+# F_SETSIG, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP); who opens a leased file for writing waits for the holder (F_SETLEASE).
+_DENIED_FCNTLS = (8, 10, 15, 1024)
+_DENIED_IOCTLS = (0x8901, 0x8902)
 
 
 @dataclass(slots=True)
@@ -231,7 +231,7 @@ def seccomp_filter(machine: str, pid: int) -> bytes:
         # Not this call: skip the four that follow.
         program += [instruction(_EQUAL, call[column], 0, 4), first, test, allow, deny]
     second = instruction(_LOAD, _SECOND_ARGUMENT)
-    for call, commands in ((_FCNTL, _OWNING_FCNTLS), (_IOCTL, _OWNING_IOCTLS)):
+    for call, commands in ((_FCNTL, _DENIED_FCNTLS), (_IOCTL, _DENIED_IOCTLS)):
         tests = [instruction(_EQUAL, command, len(commands) - at, 0) for at, command in enumerate(commands)]
         program += [instruction(_EQUAL, call[column], 0, len(tests) + 3), second, *tests, allow, deny]
     for numbers in _DENIED.values():

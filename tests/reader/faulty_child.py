@@ -157,6 +157,7 @@ POWERS: dict[str, Callable[[], Any]] = {
     "priority": lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), os.getpriority(os.PRIO_PROCESS, os.getppid())),
     "owner": lambda: fcntl.fcntl(int(sys.argv[1]), fcntl.F_SETOWN, os.getppid()),
     "owner-by-ioctl": lambda: fcntl.ioctl(int(sys.argv[1]), FIOSETOWN, struct.pack("i", os.getppid())),
+    "lease": lambda: fcntl.fcntl(int(sys.argv[1]), fcntl.F_SETLEASE, fcntl.F_UNLCK),
     "signal-number": lambda: fcntl.fcntl(int(sys.argv[1]), F_SETSIG, signal.SIGUSR1),
 }
 

@@ -221,7 +221,7 @@ def test_a_child_that_lies_is_not_believed(monkeypatch: pytest.MonkeyPatch, tmp_
 @pytest.mark.parametrize(
     "power",
     ["read", "write", "list", "remove", "tcp", "udp", "unix", "netlink", "fork", "execute", "signal", "memory-file",
-     "affinity", "scheduler", "priority", "owner", "owner-by-ioctl", "signal-number"],
+     "affinity", "scheduler", "priority", "owner", "owner-by-ioctl", "lease", "signal-number"],
 )  # fmt: skip
 def test_a_confined_child_can_do_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, power: str) -> None:
     with faulty(monkeypatch) as reader:
