@@ -88,6 +88,7 @@ class Sampler:
         self._pending: deque[av.VideoFrame] = deque()
         self._packets: Iterator[VideoPacket] | None = None
         self._last_time_s: float | None = None
+        self._recording: int | None = None
         self._position_lost = False
         self._keys_lie = False
         self.strategy = plan.strategy
@@ -248,7 +249,7 @@ class Sampler:
         stamp = (self._first_pts or 0) + math.floor(time_s / float(stream.time_base or 1))
         self._forget_position()
         try:
-            self._source.container.seek(stamp, stream=stream)
+            self._source.seek(stamp)
         except MemoryError:
             raise
         except av.FFmpegError:
@@ -267,6 +268,7 @@ class Sampler:
     def _forget_position(self) -> None:
         self._pending.clear()
         self._packets = None
+        self._recording = None
         self._last_time_s = None
 
     def _timed_packets(self) -> Iterator[tuple[VideoPacket, float | None]]:
@@ -328,7 +330,18 @@ class Sampler:
                 return
             packet = next(self._packets, None)
             at_end = packet is None
+            if packet is not None and self._begins_recording(packet):
+                # What refers to frames before this one must not be made of another recording's.
+                self._pending.extend(self._decode(None))
+                self._source.stream.codec_context.flush_buffers()
             self._pending.extend(self._decode(packet))
+
+    def _begins_recording(self, packet: VideoPacket) -> bool:
+        joins, before = self._source.joins, self._recording
+        if joins is None or packet.pos is None:
+            return False
+        self._recording = joins.recording_at(packet.pos)
+        return before is not None and before != self._recording
 
     def _decode(self, packet: VideoPacket | None) -> list[av.VideoFrame]:
         try:

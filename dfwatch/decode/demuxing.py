@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dfwatch.config import ReaderSettings
+    from dfwatch.decode.joins import Joins
 
 _Packet = TypeVar("_Packet", bound="av.Packet[Any]")
 
@@ -246,11 +247,18 @@ class Source:
     Raises:
         RefusedError: Kind of file, format, codec or a limit.
         UndecodableError: The header is damaged.
+
+    Attributes:
+        file: The file's bytes.
+        container: What FFmpeg opened; another one after ``reopen``.
+        stream: The video stream that is sampled.
+        joins: The recordings that it consists of, once they are known; None where it is one.
     """
 
     def __init__(self, fd: int, settings: ReaderSettings) -> None:
         self._settings = settings
         self.file = DescriptorFile(fd)
+        self.joins: Joins | None = None
         self._open()
 
     def _open(self) -> None:
@@ -281,6 +289,17 @@ class Source:
         """Back to the first packet: many demuxers cannot seek there once they have read on, opening anew works."""
         self.close()
         self._open()
+
+    def seek(self, stamp: int) -> None:
+        """Go to the last key frame at or before a time stamp, or near it; ``packets_of`` then begins there.
+
+        Raises:
+            av.FFmpegError: The demuxer cannot.
+        """
+        if self.joins is None:
+            self.container.seek(stamp, stream=self.stream)
+        else:
+            self.container.seek(self.joins.place_before(stamp), unsupported_byte_offset=True)
 
     @property
     def is_still(self) -> bool:
@@ -337,8 +356,24 @@ class Source:
 
 
 def packets_of(source: Source) -> Iterator[av.Packet[av.VideoStream]]:
-    """The stream's packets from here on, until the file ends or the demuxer gives up; no flush packet."""
-    return _until_the_end(source.container.demux(source.stream))
+    """The stream's packets from here on, until the file ends or the demuxer gives up; no flush packet.
+
+    Where the file consists of several recordings, their time stamps are shifted.
+    """
+    packets = _until_the_end(source.container.demux(source.stream))
+    return packets if source.joins is None else _shifted(packets, source.joins)
+
+
+def _shifted(packets: Iterator[_Packet], joins: Joins) -> Iterator[_Packet]:
+    shift = 0
+    for packet in packets:
+        if packet.pos is not None:
+            shift = joins.shift_at(packet.pos)
+        if packet.pts is not None:
+            packet.pts += shift
+        if packet.dts is not None:
+            packet.dts += shift
+        yield packet
 
 
 def all_packets_of(source: Source) -> Iterator[av.Packet[Any]]:

@@ -13,7 +13,8 @@ import av
 import numpy as np
 
 from dfwatch.decode.demuxing import SEEKS_BY_GUESS, all_packets_of, packets_of
-from dfwatch.decode.holes import REORDERED_PACKETS, PacketLog, share_behind
+from dfwatch.decode.holes import REORDERED_PACKETS, PacketLog
+from dfwatch.decode.joins import find_joins, may_be_joined
 from dfwatch.sampling import FrameIndex, ListedFrames
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ class Survey:
         moved: Whether packets were read, so that the container is no longer at its start.
         holes: Playing time without a frame, where every packet was read.
         misplaced_share: Share of the frames that come after frames shown later, 0 to 1, as far as was looked.
+        recordings: How many, each with time stamps of its own, were put one after another.
     """
 
     index: FrameIndex | None
@@ -173,6 +175,7 @@ class Survey:
     read_all: bool = False
     holes: tuple[Hole, ...] = ()
     misplaced_share: float = 0.0
+    recordings: int = 1
 
     @property
     def is_listed(self) -> bool:
@@ -202,8 +205,9 @@ def survey(source: Source, slices: int) -> Survey:
         return Survey(index, first, index.duration_s, index.end_inside(size), stated, lists_all=True)
     if size > DEMUX_LIMIT_BYTES and stated:
         keys = _listed_keys(source, stated) if any(part in name for part in _LISTS_KEYS) else None
-        share = _misplaced_share(source) if name in SEEKS_BY_GUESS else 0.0
-        return Survey(keys, stream.start_time, stated, None, stated, moved=True, misplaced_share=share)
+        if name not in SEEKS_BY_GUESS or not _may_be_joined(source):
+            return Survey(keys, stream.start_time, stated, None, stated, moved=True)
+        source.reopen()
     return _demux_all(source, stated, slices)
 
 
@@ -213,8 +217,8 @@ def _first_stamp(source: Source) -> int | None:
     return min(stamps, default=source.stream.start_time)
 
 
-def _misplaced_share(source: Source) -> float:
-    """As ``PacketLog.misplaced_share``, by the time stamps at some places of a stream too long to be read through."""
+def _may_be_joined(source: Source) -> bool:
+    """As ``may_be_joined``, by the time stamps at some places of a stream too long to be read through."""
     stream, stamps = source.stream, array("q")
     for number in range(PROBED_PLACES):
         try:
@@ -226,7 +230,7 @@ def _misplaced_share(source: Source) -> float:
         stamp = next((packet.pts for packet in packets_of(source) if packet.pts is not None), None)
         if stamp is not None:
             stamps.append(stamp)
-    return share_behind(stamps, float(stream.time_base or 1), source.frame_s) if stamps else 0.0
+    return may_be_joined(stamps, float(stream.time_base or 1), source.frame_s)
 
 
 def _stated_duration(source: Source) -> float | None:
@@ -283,7 +287,7 @@ def _listed_keys(source: Source, duration_s: float) -> ListedFrames | None:
 def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
     stream = source.stream
     unit_s = float(stream.time_base or 1)
-    log, keys = PacketLog(), array("q")
+    log, keys, unlisted_keys = PacketLog(), array("q"), array("q")
     packets = 0
     last_duration, latest = 0, -(1 << 63)
     for packet in packets_of(source):
@@ -291,20 +295,28 @@ def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
         packets += 1
         if stamp is None or packet.is_discard:
             continue
-        if packets <= LISTED_PACKETS:
-            log.add(stamp, packet.duration or 0, packet.pos, packet.size, is_corrupt=packet.is_corrupt)
+        is_listed = packets <= LISTED_PACKETS
         if packet.is_keyframe:
-            keys.append(stamp)
+            (keys if is_listed else unlisted_keys).append(len(log.stamps) if is_listed else stamp)
+        if is_listed:
+            log.add(stamp, packet.duration or 0, packet.pos, packet.size, is_corrupt=packet.is_corrupt)
         last_duration = packet.duration or last_duration
         latest = max(latest, stamp)
     if not log.stamps:
         return Survey(None, stream.start_time, stated, 0.0 if packets == 0 else None, stated, moved=True)
+    recordings = 1
+    if packets <= LISTED_PACKETS and source.container.format.name in SEEKS_BY_GUESS:
+        source.joins = find_joins(log, keys, unit_s)
+        if source.joins is not None:
+            # What is stated is the last recording's end, or nonsense.
+            recordings, stated, latest = len(source.joins.places), None, max(log.stamps)
     times = np.sort(np.frombuffer(log.stamps, np.int64))
     first = int(times[0])
     last_s = float(latest - first) * unit_s
     step = last_duration * unit_s or (last_s / (packets - 1) if packets > 1 else unit_s)
     end = last_s + max(step, unit_s)
-    key_times = array("d", (np.sort(np.frombuffer(keys, np.int64)) - first) * unit_s) if keys else array("d")
+    key_stamps = np.sort([*(log.stamps[position] for position in keys), *unlisted_keys])
+    key_times = array("d", (key_stamps - first) * unit_s)
     if packets > LISTED_PACKETS:
         index = ListedFrames((), key_times, end, packets / end)
         return Survey(index, first, end, end, stated, moved=True)
@@ -318,5 +330,15 @@ def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
             if packet.stream_index != source.stream.index:
                 log.add_other(packet.pos, packet.size)
         holes = log.holes(unit_s, end, slices, source.file.size_bytes)
-    share = log.misplaced_share(unit_s)
-    return Survey(index, first, end, end, stated, moved=True, read_all=True, holes=holes, misplaced_share=share)
+    return Survey(
+        index,
+        first,
+        end,
+        end,
+        stated,
+        moved=True,
+        read_all=True,
+        holes=holes,
+        misplaced_share=log.misplaced_share(unit_s),
+        recordings=recordings,
+    )

@@ -85,6 +85,12 @@ class PacketLog:
             self.other_places.append(place)
             self.other_sizes.append(size)
 
+    def shift(self, start: int, end: int, by: int) -> None:
+        """Move the time stamps of some packets."""
+        for values in (self.stamps, self.ends):
+            moved = np.frombuffer(values, np.int64)[start:end] + by
+            values[start:end] = array("q", moved.tobytes())
+
     def _loose_bytes(self) -> NDArray[np.int64]:
         """Bytes of the file before each packet of the video that belong to no packet."""
         places, sizes, others, other_sizes = (
@@ -97,10 +103,7 @@ class PacketLog:
 
     def misplaced_share(self, unit_s: float) -> float:
         """Share of the frames that come after frames shown later, by more than reordering explains; 0 to 1."""
-        if len(self.stamps) < 2:
-            return 0.0
-        stamps = np.frombuffer(self.stamps, np.int64)
-        return share_behind(self.stamps, unit_s, float(_usual_step(np.sort(stamps)) * unit_s))
+        return share_behind(self.stamps, reordering(self.stamps, unit_s))
 
     def holes(self, unit_s: float, duration_s: float, slices: int, size_bytes: int) -> tuple[Hole, ...]:
         """Holes that swallow at least one of ``slices`` slices of the playing time.
@@ -118,7 +121,7 @@ class PacketLog:
         order = np.argsort(np.frombuffer(self.stamps, np.int64), kind="stable")
         stamps, ends = (np.frombuffer(values, np.int64)[order] for values in (self.stamps, self.ends))
         apart = stamps[1:] - ends[:-1]
-        wide = np.flatnonzero(apart > max(UNUSUAL * _usual_step(stamps), duration_s / slices / unit_s))
+        wide = np.flatnonzero(apart > max(UNUSUAL * usual_step(stamps), duration_s / slices / unit_s))
         if not len(wide):
             return ()
         loose = self._loose_bytes()[order]
@@ -137,19 +140,23 @@ class PacketLog:
         return tuple(hole for hole in found if hole.slices(duration_s, slices))
 
 
-def share_behind(stamps: Sequence[int], unit_s: float, frame_s: float) -> float:
-    """Share of time stamps, in the file's order, that lie behind an earlier one by more than reordering explains.
+def share_behind(stamps: Sequence[int], allowed: float) -> float:
+    """Share of time stamps, in the file's order, that lie behind an earlier one by more than ``allowed``; 0 to 1.
 
     Args:
         stamps: Time stamps; at least one.
-        unit_s: Seconds of one unit of them.
-        frame_s: Usual time from frame to frame, in seconds.
+        allowed: In their unit; see ``reordering``.
     """
     values = np.asarray(stamps, np.int64)
-    allowed = max(BACK_S, REORDERED_PACKETS * frame_s) / unit_s
     return float(np.mean(np.maximum.accumulate(values) - values > allowed))
 
 
-def _usual_step(stamps: NDArray[np.int64]) -> float:
-    """Median distance of ascending time stamps."""
-    return float(np.median(np.diff(stamps)))
+def reordering(stamps: Sequence[int], unit_s: float) -> float:
+    """How far back reordering explains, in the stamps' unit, by their usual distance."""
+    step = usual_step(np.sort(np.asarray(stamps, np.int64))) if len(stamps) > 1 else 0.0
+    return max(BACK_S / unit_s, REORDERED_PACKETS * step)
+
+
+def usual_step(stamps: NDArray[np.int64]) -> float:
+    """Median distance of ascending time stamps; 0 for a single one."""
+    return float(np.median(np.diff(stamps))) if len(stamps) > 1 else 0.0

@@ -149,7 +149,8 @@ class MediaReader:
         # Slices without a frame are not due, unless the file shows that their frames were lost.
         lost = sum(hole.slices(found.duration_s or 0.0, self._reader.frames) for hole in found.holes if hole.lost)
         expected = max(1, len(plan.picks) - video.tally.not_due + lost)
-        timeline = Timeline(found.misplaced_share, found.holes, 0 if found.is_listed else video.tally.not_due)
+        empty_slices = 0 if found.is_listed else video.tally.not_due
+        timeline = Timeline(found.misplaced_share, found.holes, empty_slices, found.recordings)
         self._check_coverage(found, expected, harvest, timeline)
         return self._reading(
             video.info(found),

@@ -9,7 +9,7 @@
 | ``faces_too_small`` | faces smaller than ``faces.min_side_px`` were left out |
 | ``dark`` | half of the frames have a mean brightness under 40 of 255 |
 | ``animation`` | an animated picture, of which only the first one was judged |
-| ``timestamps_jump`` | time stamps step back, as where two recordings were joined |
+| ``timestamps_jump`` | time stamps step back, as where recordings were joined |
 | ``gaps`` | stretches of playing time without a frame, longer than a slice of it |
 | ``decode_errors`` | the decoder refused packets or called frames damaged |
 | ``interlaced`` | frames are interlaced; one field was used |
@@ -73,15 +73,19 @@ class Timeline:
         misplaced_share: Share of the frames that come after frames shown later, 0 to 1.
         holes: Stretches without a frame, as far as they are known one by one.
         empty_slices: Slices that gave no frame, in a file of which no list told so before.
+        recordings: How many, each with time stamps of its own, were put one after another.
     """
 
     misplaced_share: float = 0.0
     holes: tuple[Hole, ...] = ()
     empty_slices: int = 0
+    recordings: int = 1
 
     def warnings(self) -> list[str]:
         """What a person should know of it."""
         warnings = []
+        if self.recordings > 1:
+            warnings.append(f"it consists of {self.recordings} recordings, which were taken one after another")
         if self.misplaced_share:
             warnings.append(
                 f"the time stamps step back: {self.misplaced_share:.0%} of the frames come after frames shown later, "
@@ -99,9 +103,13 @@ class Timeline:
     def flags(self) -> list[QualityFlag]:
         """The same as quality flags."""
         flags = []
+        details = []
+        if self.recordings > 1:
+            details.append(f"{self.recordings} recordings with time stamps of their own")
         if self.misplaced_share:
-            detail = f"{self.misplaced_share:.0%} of the frames come after frames shown later"
-            flags.append(QualityFlag("timestamps_jump", detail))
+            details.append(f"{self.misplaced_share:.0%} of the frames come after frames shown later")
+        if details:
+            flags.append(QualityFlag("timestamps_jump", "; ".join(details)))
         if self.holes:
             longest = max(hole.end_s - hole.start_s for hole in self.holes)
             detail = f"{len(self.holes)} stretches without a frame, the longest of {longest:.1f} s"
