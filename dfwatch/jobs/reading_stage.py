@@ -143,7 +143,7 @@ class ReadingStage:
             return
         self._busy(stage, settings.provenance.time_limit_s)
         ticket.timer.restart()
-        ticket.provenance = self._credentials.read(ticket.fd, ticket.job.dropped.name)
+        ticket.provenance = self._credentials.read(ticket.fd)
         ticket.timer.lap("provenance")
 
     def _busy(self, stage: str, limit_s: float) -> None:

@@ -8,7 +8,9 @@ mean that nothing can be said.
 from __future__ import annotations
 
 import json
+import os
 import sys
+import unicodedata
 from typing import TYPE_CHECKING, Any, Final
 
 from dfwatch.decode import confinement
@@ -26,28 +28,24 @@ def main(arguments: list[str]) -> int:
     """Read standard input's credentials and print them; returns the exit status.
 
     Args:
-        arguments: The file's type (an ending such as ``mp4``), memory in bytes, processor time in seconds, and trusted
-            root certificates in PEM.
+        arguments: The file's type (an ending such as ``mp4``), memory in bytes, processor time in seconds, and the
+            descriptor of trusted root certificates in PEM.
     """
     import c2pa  # noqa: PLC0415 - an extra, checked for by the parent
 
-    kind, memory_bytes, cpu_s, anchors = arguments
+    kind, memory_bytes, cpu_s, anchors_fd = arguments
     confinement.tie_to_parent()
     confinement.limit_resources(int(memory_bytes))
     confinement.limit_cpu_time(float(cpu_s))
     wanted: dict[str, Any] = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
-    if anchors:
-        wanted["trust"] = {"trust_anchors": anchors}
+    if anchors := _all_of(int(anchors_fd)):
+        wanted["trust"] = {"trust_anchors": anchors.decode("ascii")}
     context = c2pa.Context(c2pa.Settings.from_dict(wanted))
-    supported = c2pa.Reader.get_supported_mime_types()
     confinement.confine()
-    if kind not in supported:
-        answer: dict[str, Any] = {"found": False}
-    else:
-        reader = c2pa.Reader.try_create(kind, sys.stdin.buffer, context=context)
-        answer = (
-            {"found": False} if reader is None else summary(json.loads(reader.json()), reader.get_validation_state())
-        )
+    reader = c2pa.Reader.try_create(kind, sys.stdin.buffer, context=context)
+    answer: dict[str, Any] = {"found": False}
+    if reader is not None:
+        answer = summary(json.loads(reader.json()), reader.get_validation_state())
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
     return 0
@@ -82,7 +80,16 @@ def _actions(manifest: dict[str, Any]) -> Iterator[dict[str, str | None]]:
 
 
 def _text(value: object) -> str | None:
-    return None if value is None else str(value)[:MAX_TEXT]
+    return None if value is None else harmless(str(value)[:MAX_TEXT])
+
+
+def harmless(text: str) -> str:
+    """The text with U+FFFD for control characters and lone surrogates: databases refuse them, terminals obey them."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(it) in {"Cc", "Cs"} else it for it in text)
+
+
+def _all_of(fd: int) -> bytes:
+    return os.pread(fd, os.fstat(fd).st_size, 0)
 
 
 if __name__ == "__main__":

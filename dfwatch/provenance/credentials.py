@@ -5,20 +5,27 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import ssl
 import subprocess
 import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from dfwatch.errors import ConfigError, MissingExtraError
-from dfwatch.provenance.child import MAX_ITEMS, MAX_TEXT
+from dfwatch.provenance.child import MAX_ITEMS, MAX_TEXT, harmless
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dfwatch.config import ProvenanceSettings
 
 NOTE_ABSENT: Final = (
     "No content credentials were found. That means nothing: most files carry none, and they are easily lost or removed."
 )
 NOTE_UNREADABLE: Final = "Whether there are content credentials could not be found out. That means nothing."
+NOTE_UNKNOWN_KIND: Final = (
+    "Content credentials cannot be looked for in this kind of file. Whether it has any is not known, and means nothing."
+)
 NOTE_INVALID: Final = (
     "There are content credentials, and they do not fit the file or cannot be verified: "
     "nothing in them is to be relied on."
@@ -34,8 +41,21 @@ _NOTES: Final = {"Invalid": NOTE_INVALID, "Valid": NOTE_VALID, "Trusted": NOTE_T
 _NOT_USED: Final = "It is not used in the verdict."
 _MEMORY_BYTES: Final = 1024**3
 _MAX_ANSWER_BYTES: Final = 256 * 1024
+_MAX_ANCHORS_BYTES: Final = 4 * 1024 * 1024
 _PASSED_ON: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")
 _TEXTS: Final = ("signed_by", "signed_at", "made_with", "title")
+# By content, not by name: who sends a file chooses its name. (offset, magic, kind)
+_KINDS: Final = (
+    (4, b"ftypavif", "avif"),
+    (4, b"ftyphei", "heic"),
+    (4, b"ftypmif1", "heif"),
+    (4, b"ftyp", "mp4"),
+    *((4, box, "mov") for box in (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")),
+    (8, b"AVI ", "avi"),
+    (8, b"WEBP", "webp"),
+    (0, b"\xff\xd8\xff", "jpg"),
+    (0, b"\x89PNG", "png"),
+)
 
 
 class Credentials:
@@ -46,7 +66,7 @@ class Credentials:
 
     Raises:
         MissingExtraError: The extra is not installed.
-        ConfigError: The file of trusted certificates cannot be read.
+        ConfigError: The file of trusted certificates cannot be read, or holds something else.
     """
 
     def __init__(self, settings: ProvenanceSettings) -> None:
@@ -57,19 +77,20 @@ class Credentials:
         self._limit_s = settings.time_limit_s
         self._anchors = _anchors(settings.trust_anchors)
 
-    def read(self, fd: int, name: str) -> dict[str, Any]:
+    def read(self, fd: int) -> dict[str, Any]:
         """The document's ``provenance`` section of an open file; never fails because of the file.
 
         Args:
             fd: Open for reading; its position is neither used nor moved.
-            name: Its name, for the ending.
         """
-        kind = os.path.splitext(name)[1].removeprefix(".").lower()
         try:
+            kind = kind_of(os.pread(fd, 12, 0))
+            if not kind:
+                return _section(None, NOTE_UNKNOWN_KIND)
             # A descriptor of its own: the position of a shared one would move under the reader.
-            with open(f"/proc/self/fd/{fd}", "rb") as stream:
+            with open(f"/proc/self/fd/{fd}", "rb") as stream, _in_memory(self._anchors) as anchors:
                 done = subprocess.run(
-                    [sys.executable, "-P", "-m", "dfwatch.provenance.child", *self._arguments(kind)],
+                    [sys.executable, "-P", "-m", "dfwatch.provenance.child", *self._arguments(kind, anchors)],
                     stdin=stream,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
@@ -77,27 +98,57 @@ class Credentials:
                     timeout=self._limit_s,
                     check=False,
                     process_group=0,
+                    pass_fds=(anchors,),
                 )
             answer = _checked(done.stdout) if done.returncode == 0 else None
         except (OSError, subprocess.TimeoutExpired, ValueError, RecursionError):
             answer = None
         return _section(answer)
 
-    def _arguments(self, kind: str) -> list[str]:
-        return [kind, str(_MEMORY_BYTES), str(self._limit_s), self._anchors]
+    def _arguments(self, kind: str, anchors: int) -> list[str]:
+        return [kind, str(_MEMORY_BYTES), str(self._limit_s), str(anchors)]
 
 
-def _anchors(path: str) -> str:
-    if not path:
-        return ""
+def kind_of(head: bytes) -> str:
+    """What the C2PA library calls a kind of file, told by its first twelve bytes; empty for those it cannot read."""
+    for offset, magic, kind in _KINDS:
+        if head[offset : offset + len(magic)] == magic:
+            return kind
+    return ""
+
+
+@contextmanager
+def _in_memory(data: bytes) -> Iterator[int]:
+    """A descriptor of an unnamed file in memory that holds the data."""
+    fd = os.memfd_create("dfwatch-anchors")
     try:
-        with open(path, encoding="ascii") as stream:
-            return stream.read(100_000)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("reading trusted certificates", path, error, hint="see provenance.trust_anchors") from error
+        with open(fd, "wb", closefd=False) as stream:
+            stream.write(data)
+        yield fd
+    finally:
+        os.close(fd)
 
 
-def _section(answer: dict[str, Any] | None) -> dict[str, Any]:
+def _anchors(path: str) -> bytes:
+    if not path:
+        return b""
+    attempt, hint = "reading trusted certificates", "see provenance.trust_anchors"
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(_MAX_ANCHORS_BYTES + 1)
+        if len(data) > _MAX_ANCHORS_BYTES:
+            raise ConfigError(attempt, path, f"it is larger than {_MAX_ANCHORS_BYTES} bytes", hint=hint)
+        # Bundles have comments, in whatever encoding.
+        text = data.decode("ascii", "replace").encode("ascii", "replace")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigError(attempt, path, "it holds no certificates in PEM, or damaged ones", hint=hint) from error
+    except OSError as error:
+        raise ConfigError(attempt, path, error.strerror or error, hint=hint) from error
+    return text
+
+
+def _section(answer: dict[str, Any] | None, note_unknown: str = NOTE_UNREADABLE) -> dict[str, Any]:
     nothing: dict[str, Any] = {
         "state": None,
         **dict.fromkeys(_TEXTS),
@@ -106,7 +157,7 @@ def _section(answer: dict[str, Any] | None) -> dict[str, Any]:
         "problems": [],
     }
     if answer is None:
-        return {"found": None, **nothing, "note": f"{NOTE_UNREADABLE} {_NOT_USED}"}
+        return {"found": None, **nothing, "note": f"{note_unknown} {_NOT_USED}"}
     if not answer["found"]:
         return {"found": False, **nothing, "note": f"{NOTE_ABSENT} {_NOT_USED}"}
     return {**answer, "note": f"{_NOTES[answer['state']]} {_NOT_USED}"}
@@ -149,6 +200,8 @@ def _dict(value: object) -> dict[str, Any]:
 
 
 def _text(value: object) -> str | None:
-    if value is not None and (not isinstance(value, str) or len(value) > MAX_TEXT):
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) > MAX_TEXT or value != harmless(value):
         raise ValueError("no text")
     return value

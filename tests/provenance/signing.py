@@ -72,12 +72,12 @@ class Authority:
             )
         return builder.sign(by, hashes.SHA256())
 
-    def sign(self, source: Path, target: Path, *, source_type: str = GENERATED) -> Path:
+    def sign(self, source: Path, target: Path, *, source_type: str = GENERATED, title: str = "evening news") -> Path:
         """``target``: the file with credentials that claim what it is."""
         action = {"action": "c2pa.created", "digitalSourceType": source_type}
         manifest = {
             "claim_generator_info": [{"name": "Test Editor", "version": "1.0"}],
-            "title": "evening news",
+            "title": title,
             "assertions": [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}],
         }
         info = c2pa.C2paSignerInfo(c2pa.C2paSigningAlg.ES256, self._chain.encode(), self._key, None)
