@@ -60,6 +60,10 @@ CREATE TABLE kept (
 ) STRICT;
 """
 
+_LATER_SCHEMA = """
+CREATE TABLE IF NOT EXISTS result_sizes (job TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT;
+"""
+
 
 class State(StrEnum):
     """Which stage a job has passed."""
@@ -132,6 +136,9 @@ class Journal:
             self._db.script(
                 f"BEGIN IMMEDIATE; {_SCHEMA} {outbox.SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
+
+        # Younger than the format, and nothing that older versions would miss.
+        self._db.script(_LATER_SCHEMA)
 
     def _version(self) -> int:
         return int(self._db.read("PRAGMA user_version")[0][0])
@@ -301,6 +308,7 @@ class Journal:
         """Drop a job whose file went back to the inbox untouched."""
         with self._write() as db:
             db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+            db.execute("DELETE FROM result_sizes WHERE job = ?", (job_id,))
 
     # -- files kept in the inbox ---------------------------------------------------------------------------------------
 

@@ -45,6 +45,8 @@ INTERVAL_S: Final = 60.0
 """Time between two sweeps."""
 MOST_AT_ONCE: Final = 200
 """So many removals in one sweep at most, so that the service's loop goes on; the next sweep follows soon."""
+MEASURED_AT_ONCE: Final = 1000
+"""So many sidecars are measured in one sweep at most."""
 _SOON_S: Final = 1.0
 _LARGEST_CLOCK_DRIFT_S: Final = 300.0
 _DELIVERED = "NOT EXISTS (SELECT 1 FROM outbox WHERE outbox.job = jobs.id)"
@@ -102,6 +104,7 @@ class Retention:
         self._distrusted = False
         self._comparing: tuple[str, Digest] | None = None
         self._stuck: set[str] = set()
+        self._unmeasured = False
 
     def tend(self, settings: RetentionSettings) -> None:
         """Sweep if it is time to; a disk or journal that fails is tried again later."""
@@ -116,7 +119,7 @@ class Retention:
             return
         if swept.total:
             _log.info("pruned", files=swept.files, sidecars=swept.sidecars, jobs=swept.jobs)
-        if swept.total >= MOST_AT_ONCE or self._comparing is not None:
+        if swept.total >= MOST_AT_ONCE or self._comparing is not None or self._unmeasured:
             self._due_s = now_s + _SOON_S
 
     def sweep(self, settings: RetentionSettings) -> Swept:
@@ -125,13 +128,14 @@ class Retention:
         Raises:
             StorageError: The journal failed.
         """
+        self._unmeasured = False
         if self._clock_jumped():
             return Swept()
         done = _Limits(settings.done_max_age_days, settings.done_max_files, settings.done_max_bytes)
         results = _Limits(settings.results_max_age_days, settings.results_max_files, settings.results_max_bytes)
         journal = _Limits(settings.journal_max_age_days, settings.journal_max_jobs)
         files = sidecars = jobs = 0
-        rows = list(self._beyond(done, "media", f"status = '{Status.DONE}'", MOST_AT_ONCE))
+        rows = self._beyond(done, "media", f"status = '{Status.DONE}'", MOST_AT_ONCE)
         if self._comparing is not None and self._comparing[0] not in {row["id"] for row in rows}:
             # Other settings keep it, or it is gone.
             self._comparing[1].give_up()
@@ -160,7 +164,7 @@ class Retention:
             jobs += 1
         return Swept(files, sidecars, jobs)
 
-    def _beyond(self, limits: _Limits, column: str, which: str, most: int, may_go: str = "1") -> Iterator[sqlite3.Row]:
+    def _beyond(self, limits: _Limits, column: str, which: str, most: int, may_go: str = "1") -> list[sqlite3.Row]:
         """Closed and delivered jobs beyond one of the limits, the oldest first, but those that are stuck last.
 
         Args:
@@ -171,23 +175,52 @@ class Retention:
             may_go: SQL condition for those that may be removed.
         """
         if not limits or most <= 0:
-            return
-        before = self._before(limits.age_days) if limits.age_days else None
-        found: list[sqlite3.Row] = []
-        total_bytes = 0
+            return []
+        # In the order in which they came in; an index would have to be sorted first.
+        counted = f"FROM jobs NOT INDEXED WHERE state = 'closed' AND {column} IS NOT NULL AND {which}"
+        before = self._before(limits.age_days) if limits.age_days else ""
         rows = self._journal.query(
-            f"SELECT id, name, {column}, size_bytes, sha256, updated_at, {_DELIVERED} AND {may_go} AS may_go FROM jobs"  # noqa: S608
-            f" WHERE state = 'closed' AND {column} IS NOT NULL AND {which} ORDER BY rowid DESC"
+            f"SELECT id, name, {column}, size_bytes, sha256, updated_at {counted}"
+            f" AND (updated_at < ? OR rowid <= ?) AND {_DELIVERED} AND {may_go} ORDER BY rowid LIMIT ?",
+            before,
+            max(self._last_too_many(limits, counted), self._last_too_large(limits, column, counted)),
+            most + len(self._stuck),
         )
-        for count, row in enumerate(rows, 1):
-            if limits.bytes:
-                total_bytes += _size_of(row, column)
-            too_old = before is not None and row["updated_at"] < before
-            too_many = 0 < limits.count < count or 0 < limits.bytes < total_bytes
-            if (too_old or too_many) and row["may_go"]:
-                found.append(row)
-        found.reverse()
-        yield from sorted(found, key=lambda row: row["id"] in self._stuck)[:most]
+        return sorted(rows, key=lambda row: row["id"] in self._stuck)[:most]
+
+    def _last_too_many(self, limits: _Limits, counted: str) -> int:
+        """Row of the newest job that is one too many; 0: there is none."""
+        if not limits.count:
+            return 0
+        rows = self._journal.query(f"SELECT rowid {counted} ORDER BY rowid DESC LIMIT 1 OFFSET ?", limits.count)
+        return int(rows[0][0]) if rows else 0
+
+    def _last_too_large(self, limits: _Limits, column: str, counted: str) -> int:
+        """Row of the newest job that, with all newer ones, is larger than allowed; 0: there is none."""
+        if not limits.bytes:
+            return 0
+        size = "size_bytes"
+        if column == "sidecar":
+            self._measure_results()
+            size = "(SELECT bytes FROM result_sizes WHERE job = jobs.id)"
+        rows = self._journal.query(
+            f"SELECT MAX(place) FROM (SELECT rowid AS place, SUM({size}) OVER (ORDER BY rowid DESC) AS total {counted})"  # noqa: S608
+            " WHERE total > ?",
+            limits.bytes,
+        )
+        return int(rows[0][0] or 0)
+
+    def _measure_results(self) -> None:
+        """Note how large sidecars and their evidence are, some at a time; those not measured yet count nothing."""
+        rows = self._journal.query(
+            "SELECT id, name, sidecar FROM jobs NOT INDEXED WHERE state = 'closed' AND sidecar IS NOT NULL"
+            " AND NOT EXISTS (SELECT 1 FROM result_sizes WHERE job = jobs.id) ORDER BY rowid DESC LIMIT ?",
+            MEASURED_AT_ONCE,
+        )
+        self._unmeasured = len(rows) == MEASURED_AT_ONCE
+        sizes = [(row["id"], _size_of(row)) for row in rows]
+        with self._journal.transaction() as db:
+            db.executemany("INSERT INTO result_sizes (job, bytes) VALUES (?, ?)", sizes)
 
     @contextmanager
     def _passing_over(self, row: sqlite3.Row) -> Iterator[None]:
@@ -249,12 +282,11 @@ class Retention:
             db.execute(f"UPDATE jobs SET {column} = NULL WHERE id = ?", (job_id,))  # noqa: S608 - one of two names
 
 
-def _size_of(row: sqlite3.Row, column: str) -> int:
-    if column == "media":
-        return int(row["size_bytes"] or 0)
+def _size_of(row: sqlite3.Row) -> int:
+    """Size of a sidecar and its evidence, in bytes."""
     total = 0
     with suppress(OSError):
-        total += os.lstat(os.fsdecode(row[column])).st_size
+        total += os.lstat(os.fsdecode(row["sidecar"])).st_size
     with suppress(OSError), os.scandir(_evidence_of(row)) as entries:
         total += sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
     return total

@@ -124,6 +124,25 @@ def test_evidence_goes_with_its_sidecar(bench: Bench, tmp_path: Path) -> None:
     assert bench.left() == {"old", "new", "new.json", "new.new.evidence", somebodys.name}
 
 
+def test_sidecars_are_measured_some_at_a_time_and_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "MEASURED_AT_ONCE", 2)
+    for name in "abcde":
+        bench.ended(name)
+    settings = RetentionSettings(results_max_bytes=100)
+    left = []
+    for _ in range(4):
+        bench.retention.tend(settings)
+        left.append(len([name for name in bench.left() if name.endswith(".json")]))
+        # No minute passes in between: more is to be measured.
+        bench.clock.pass_days(1.5 / DAY_S)
+    # Once the fourth is known to be too much, so is whatever is older.
+    assert left == [5, 3, 3, 3]
+    measured = {"c": "x" * 1000, "e": "x" * 1000}
+    for name, text in measured.items():
+        (bench.folder / f"{name}.json").write_text(text)
+    assert bench.sweep(results_max_bytes=100).total == 0
+
+
 def test_evidence_under_the_short_name_goes_too(bench: Bench) -> None:
     bench.ended("a")
     (bench.folder / folder_names("a", "a")[-1]).mkdir()
