@@ -220,6 +220,9 @@ def _torch_loop(detector: Any, batch: int) -> Callable[[int], None]:  # noqa: AN
 
 def _openvino_loop(detector: Any, batch: int) -> Callable[[int], None]:  # noqa: ANN401
     """The same with OpenVINO: ready requests on every core, started again as soon as they are done."""
+    from dfwatch.inference.silence import silence_openvino  # noqa: PLC0415
+
+    silence_openvino()
     import openvino  # noqa: PLC0415
 
     from dfwatch.inference.fresh import fresh_network  # noqa: PLC0415

@@ -154,6 +154,9 @@ def main(folder: Path) -> None:
         "heavy": [name for name in ("torchvision", "timm", "scipy", "matplotlib", "nncf") if name in sys.modules],
         "signal_stack_kept": before is not None and signal_stack() == before,
     }
+    found["reporters"] = [
+        name for name, module in sys.modules.items() if name.startswith("openvino_telemetry") and module is not None
+    ]
     print(json.dumps(found))
 
 

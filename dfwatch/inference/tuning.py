@@ -15,6 +15,7 @@ from dfwatch.errors import ModelError
 from dfwatch.inference import cache
 from dfwatch.inference.candidates import PRECISIONS, REFERENCE, Candidate, candidates
 from dfwatch.inference.fresh import fresh_network
+from dfwatch.inference.silence import silence_openvino
 from dfwatch.inference.torch_engine import TorchEngine
 from dfwatch.inference.trial import Probes, Trial
 
@@ -100,6 +101,7 @@ class Workshop:
         """
         bundle = self.bundle
         if candidate.engine == "openvino":
+            silence_openvino()
             from dfwatch.inference.openvino_engine import OpenVINOEngine  # noqa: PLC0415 - an extra
 
             return OpenVINOEngine(
