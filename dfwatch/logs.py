@@ -41,6 +41,8 @@ _MAX_TEXT = 4096
 _MAX_ITEMS = 100
 _MAX_DEPTH = 8
 _CHATTY_LIBRARIES = ("asyncio", "huggingface_hub", "matplotlib", "PIL", "timm", "urllib3", "watchdog")
+# Its lines hold URLs with the tokens in them.
+_SILENT_LIBRARIES = ("apprise",)
 _SYSLOG_PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
@@ -51,7 +53,8 @@ def configure(level: str = "info", form: str = "auto", stream: TextIO | None = N
     May be called again, to change the level or the form.
 
     Args:
-        level: debug, info, warning or error. Libraries known to chatter speak from warning upwards.
+        level: debug, info, warning or error. Libraries known to chatter speak from warning upwards; one that is known
+            to tell secrets does not speak.
         form: console, json, or auto: console when ``stream`` is a terminal.
         stream: Where lines go.
     """
@@ -67,6 +70,8 @@ def configure(level: str = "info", form: str = "auto", stream: TextIO | None = N
     root.setLevel(threshold)
     for name in _CHATTY_LIBRARIES:
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+    for name in _SILENT_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     logging.captureWarnings(capture=True)
     # A log that cannot be written (closed pipe, full disk) must not put a traceback onto the same broken stream.
     logging.raiseExceptions = False

@@ -14,6 +14,11 @@ _PATTERNS = (
     # user:password@ in a URL; greedy, because a careless password may hold an @ itself
     (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/\s]*@", re.IGNORECASE), rf"\1{REDACTED}@"),
     (re.compile(r"\b(bearer|basic)\s+[\w+/=.~-]{6,}", re.IGNORECASE), rf"\1 {REDACTED}"),
+    # http.client repeats a header that it cannot send
+    (
+        re.compile(r"(\bInvalid header value )b?(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")", re.IGNORECASE),
+        rf"\1{REDACTED}",
+    ),
     # secrets of Standard Webhooks
     (re.compile(r"\bwhsec_[\w+/=-]+"), REDACTED),
     # name=value and name: value, as in connection strings, query strings and headers

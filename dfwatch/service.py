@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from dfwatch import __version__
-from dfwatch.errors import (
-    ConfigError,
-    JournalDamagedError,
-    MissingExtraError,
-    StorageError,
-)
+from dfwatch.errors import JournalDamagedError, StorageError
 from dfwatch.jobs.admission import Admission
 from dfwatch.jobs.dispatcher import Dispatcher
 from dfwatch.journal import Journal
@@ -37,9 +32,9 @@ from dfwatch.systemd import Notifier, watchdog_interval_s
 from dfwatch.watcher import Watcher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from dfwatch.config import Settings
+    from dfwatch.config import Settings, SinkSettings
     from dfwatch.intake import Job
     from dfwatch.judge import Scorer
     from dfwatch.pipeline import Reader
@@ -251,12 +246,15 @@ class Service:
         self._notifier.reloading()
         try:
             wanted = self._reload_settings()
+            pipeline.check(wanted)
             self._dispatcher.update(wanted.sinks)
-        except (ConfigError, MissingExtraError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - a package's sink may raise anything; the service goes on
             _log.error("the new configuration is not taken", error=error)
         else:
             for change in diff(self._settings, wanted):
-                _log.info("setting changed", setting=change.name, new=change.new, needs_restart=change.needs_restart)
+                # A sink's settings may hold what the log should not: a URL is enough to post to some chats.
+                new = _sinks_changed(change.old, change.new) if change.name == "sinks" else change.new
+                _log.info("setting changed", setting=change.name, new=new, needs_restart=change.needs_restart)
             self._settings = reloaded(self._settings, wanted)
             pipeline.update(self._settings)
             watcher.update(self._settings.watch)
@@ -326,6 +324,17 @@ class Service:
     def slot_free(self) -> None:
         """See ``ticket.Observer``."""
         self._wake.set()
+
+
+def _sinks_changed(old: Sequence[SinkSettings], new: Sequence[SinkSettings]) -> list[str]:
+    """Which sinks came, changed and went, by name and type."""
+    before, after = {sink.name: sink for sink in old}, {sink.name: sink for sink in new}
+    told = [
+        f"{name} ({sink.type}) {'changed' if name in before else 'added'}"
+        for name, sink in after.items()
+        if before.get(name) != sink
+    ]
+    return told + [f"{name} ({sink.type}) removed" for name, sink in before.items() if name not in after]
 
 
 def _credentials(settings: Settings) -> Credentials | None:

@@ -21,7 +21,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from dfwatch import logs
-from dfwatch.errors import ConfigError, UndecodableError
+from dfwatch.errors import ConfigError, SinkError, UndecodableError
 from dfwatch.reasons import Reason
 from dfwatch.redaction import REDACTED, is_secret_name, redact_text
 from tests.clips import make_clip
@@ -48,7 +48,7 @@ def logging_as_it_was() -> Iterator[None]:
     logging.raiseExceptions = raising
     logging.captureWarnings(capture=False)
     sys.excepthook, threading.excepthook = hooks
-    for name in logs._CHATTY_LIBRARIES:
+    for name in (*logs._CHATTY_LIBRARIES, *logs._SILENT_LIBRARIES):
         logging.getLogger(name).setLevel(logging.NOTSET)
     structlog.reset_defaults()
 
@@ -137,6 +137,19 @@ def test_chatty_libraries_speak_from_warning_upwards(json_stream: io.StringIO) -
     assert json_stream.getvalue() == ""
     logging.getLogger("watchdog").warning("trouble")
     assert only_event(json_stream)["event"] == "trouble"
+
+
+# A library of apprise's needs a module that Python 3.13 has no more, and brings its own where it is gone.
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+def test_library_that_logs_urls_with_tokens_is_silent(json_stream: io.StringIO, tmp_path: Path) -> None:
+    pytest.importorskip("apprise")
+    from dfwatch.sinks.notify import NotifySettings, NotifySink
+
+    (tmp_path / "urls").write_text("slacc://hunter2/hunter2/hunter2\njson://127.0.0.1:1/hunter2\n")
+    with pytest.raises(SinkError):
+        NotifySink(NotifySettings(urls=f"file:{tmp_path}/urls", timeout_s=2.0)).probe()
+    logging.getLogger("apprise").critical("hunter2")
+    assert "hunter2" not in json_stream.getvalue()
 
 
 def test_hostile_text_stays_within_its_line_and_its_value(json_stream: io.StringIO) -> None:
@@ -332,6 +345,8 @@ def test_traceback_is_set_in_so_that_no_message_passes_for_a_log_line(terminal: 
         ("Authorization: Bearer abc.def-ghi", f"Authorization: Bearer {REDACTED}"),
         ("Authorization: abcdef", f"Authorization: {REDACTED}"),
         ('{"secret": "abc"}', f'{{"secret": {REDACTED}}}'),
+        ("ValueError(\"Invalid header value b'Token abc\\\\nd'\")", f'ValueError("Invalid header value {REDACTED}")'),
+        ('Invalid header value b"it\'s abc"', f"Invalid header value {REDACTED}"),
         ("key whsec_MfKQ9r8GKYqrTwjU= end", f"key {REDACTED} end"),
         ("a video about the secret of tokens.mp4", "a video about the secret of tokens.mp4"),
     ],

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from dfwatch.config import Settings, WatchSettings, setting
+from dfwatch.config import Settings, SinkSettings, WatchSettings, setting
 from dfwatch.errors import ConfigError
 from dfwatch.settings import file as settings_file
 from dfwatch.settings.diff import diff, reloaded
@@ -355,6 +355,24 @@ def test_items_are_checked_like_the_rest(text: str, problem: str) -> None:
     _, problems = read_sinks(text)
     assert len(problems) == 1
     assert problem in problems[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Careless(SinkSettings):
+    """Settings whose own check fails, as those of a package may."""
+
+    type: str = setting("careless", doc="")
+
+    def problems(self) -> list[tuple[str, str, str]]:
+        raise ValueError("hunter2 is not a URL")
+
+
+def test_sink_that_cannot_check_itself_is_named(write: Writer) -> None:
+    path = write("sinks:\n- {type: careless, name: bulletin}\n")
+    (problem,) = settings_file.check(path, {"sinks": {"careless": Careless}})
+    assert problem.subject == f"{path}:2:10"
+    assert problem.cause == "the settings of the sink 'bulletin' cannot be checked: ValueError"
+    assert "hunter2" not in str(problem)
 
 
 # --- what a running service can take

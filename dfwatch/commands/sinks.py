@@ -69,7 +69,8 @@ _REPLAY = """\
 Queues outcomes again that were published since TIME and pass the sink's filters, dead ones among them. With --dead,
 puts back into their old places the messages that were set aside as dead, however old, and nothing else. A running
 daemon delivers them within seconds, otherwise the next one does. They carry the keys that they had, so a destination
-that knows keys has no second record. Outcomes whose sidecar is no longer where it was are left out and counted."""
+that knows keys has no second record. Outcomes whose sidecar is no longer where it was are left out and counted. For a
+sink that is switched off nothing is queued unless --sink names it."""
 _ENABLE = """\
 Ends a sink's pause, and calls again a destination that asked not to be called (HTTP status 410)."""
 _FORGET = """\
@@ -124,7 +125,12 @@ def _replay(arguments: argparse.Namespace) -> int:
     if arguments.since is None and not arguments.dead:
         raise ConfigError("replaying", "", "neither --since nor --dead says what", hint="--since 12h, or --dead")
     since = "" if arguments.since is None else moment(arguments.since, datetime.now(UTC))
-    sinks = [_named(settings, name) for name in arguments.sink] if arguments.sink else settings
+    sinks = [_named(settings, name) for name in arguments.sink or ()]
+    if not sinks:
+        # What would wait for a sink that is switched off would come out when somebody switches it on, much later.
+        sinks = [sink for sink in settings if sink.enabled]
+        for name in (sink.name for sink in settings if not sink.enabled):
+            print(f"{name}: switched off and left out; '--sink {name}' queues for it", file=sys.stderr)
     queued, lost = _queue_again(root, sinks, since, only_dead=arguments.dead)
     for name, number in queued.items():
         print(f"{name}: {number} queued")

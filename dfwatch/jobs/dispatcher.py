@@ -2,22 +2,24 @@
 
 Within a sink the order of publication is kept: a message that fails is tried again, after growing pauses, before the
 next one has its turn. Failures in a row and the time of the next try are kept in the journal, so a restart does not
-begin anew.
+begin anew. Within a run the monotonic clock counts; the wall clock only tells what an earlier run has left.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
+import re
 import threading
 import time
+import traceback
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from dfwatch.errors import SinkError, SinkGoneError, StorageError
+from dfwatch.errors import ConfigError, DfwatchError, MissingExtraError, SinkError, SinkGoneError, StorageError
 from dfwatch.jobs.outbox import Outbox
 from dfwatch.journal import Journal
 from dfwatch.operation.vitals import SinkLag
@@ -41,6 +43,11 @@ _BATCH: Final = 20
 _STORAGE_RETRY_S: Final = 2.0
 _LONGEST_RETRY_AFTER_S: Final = 24 * 3600.0
 _LONGEST_ERROR: Final = 500
+_FRAMES: Final = 20
+# How a stored error ends where the destination asked for the pause. People learn from it why it is long, and the next
+# run that the clock did not make it so.
+_ASKED: Final = "; it asks to be left alone for {:.0f} s"
+_ASKED_S: Final = re.compile(r"; it asks to be left alone for ([0-9]{1,6}) s\Z")
 
 
 class Dispatcher:
@@ -109,8 +116,11 @@ class Dispatcher:
         return [] if self._journal is None else Outbox(self._journal).states([item.name for item in self._settings])
 
     def lag(self) -> tuple[SinkLag, ...]:
-        """How far behind each sink is, for metrics and health; nothing where the journal cannot be read."""
-        now = datetime.now(UTC)
+        """How far behind each sink is, for metrics and health; nothing where the journal cannot be read.
+
+        A sink that is switched off or was removed is not behind, whatever still waits for it.
+        """
+        served = {item.name for item in self._settings if item.enabled}
         with suppress(StorageError):
             return tuple(
                 SinkLag(
@@ -118,8 +128,8 @@ class Dispatcher:
                     state.queued,
                     state.dead,
                     0.0
-                    if state.oldest_queued_at is None
-                    else max(0.0, (now - datetime.fromisoformat(state.oldest_queued_at)).total_seconds()),
+                    if state.oldest_queued_at is None or state.name not in served
+                    else max(0.0, _seconds_since(state.oldest_queued_at)),
                 )
                 for state in self.states()
             )
@@ -157,6 +167,11 @@ class _Worker:
         self._news = threading.Event()
         self._told = ""
         self._failures = 0
+        # The pause that the journal tells of as ``retry_at``, and its end by the monotonic clock.
+        self._retry_at = ""
+        self._pause_ends_s = 0.0
+        # Since when messages fail, by the monotonic clock; from their numbers in the outbox.
+        self._failing_since_s: dict[int, float] = {}
         # Daemonic: a destination that hangs beyond all limits must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=f"sink-{self.name}", daemon=True)
 
@@ -177,24 +192,31 @@ class _Worker:
     def _run(self) -> None:
         if self._after is not None:
             self._after._thread.join()
+            self._failing_since_s = self._after._failing_since_s
             self._after = None
         try:
             self._resume()
             while not self._stopping.is_set():
-                try:
-                    pause_s = self._deliver_batch()
-                except StorageError as error:
-                    if not self._stopping.is_set():
-                        self._tell("the outbox cannot be used", error)
-                    pause_s = _STORAGE_RETRY_S
+                pause_s = self._turn()
                 if pause_s > 0:
                     self._news.wait(pause_s)
         finally:
             self._close()
 
+    def _turn(self) -> float:
+        """One round, which nothing that happens in it ends for good; returns as ``_deliver_batch``."""
+        try:
+            return self._deliver_batch()
+        except StorageError as error:
+            if not self._stopping.is_set():
+                self._tell("the outbox cannot be used", error)
+            return _STORAGE_RETRY_S
+        except Exception as error:  # noqa: BLE001 - whatever it is, a sink without a thread would deliver nothing more
+            return self._troubled("a sink cannot go on; it tries again", self._odd("serving", error))
+
     def _resume(self) -> None:
         """A sink that was told to go away stays away until its settings are others than those."""
-        with suppress(StorageError):
+        with suppress(Exception):  # the first round finds out, and goes on
             state = self._outbox.condition(self.name)
             self._failures = state.failures
             self._told = state.error or ""
@@ -208,29 +230,44 @@ class _Worker:
         self._failures = state.failures
         if state.gone is not None:
             return _LOOK_AGAIN_S
-        pause_s = self._time_until(state.retry_at)
+        pause_s = self._left_s(state)
         if pause_s > 0:
             return self._rest(pause_s)
+        # A sink that cannot be made says nothing about any message: they wait, and none is blamed.
+        try:
+            sink = self._built()
+        except DfwatchError as error:
+            return self._troubled("a sink cannot be made; its messages wait", error)
+        except Exception as error:  # noqa: BLE001 - somebody else's code
+            return self._troubled("a sink cannot be made; its messages wait", self._odd("making", error))
         entries = self._outbox.waiting(self.name, _BATCH)
+        if not entries and state.failures:
+            self._outbox.recovered(self.name)
+            self._works()
         for entry in entries:
             if self._stopping.is_set():
                 return 0.0
-            if not self._deliver(entry):
+            if not self._deliver(sink, entry):
                 return 0.0
         return 0.0 if len(entries) == _BATCH else _LOOK_AGAIN_S
+
+    def _built(self) -> Sink:
+        if self._sink is None:
+            self._sink = build(self._settings)
+        return self._sink
 
     def _rest(self, pause_s: float) -> float:
         """Sleep through a pause that news do not shorten; ``enable`` and the end of the service do."""
         self._stopping.wait(min(pause_s, _LOOK_AGAIN_S))
         return 0.0
 
-    def _deliver(self, entry: Entry) -> bool:
+    def _deliver(self, sink: Sink, entry: Entry) -> bool:
         """Deliver one message; False if the sink needs a pause."""
+        if entry.document is None:
+            return self._failed(entry, _unreadable(entry))
         message = Message(entry.job, entry.document, entry.queued_at, entry.sidecar)
         try:
-            if self._sink is None:
-                self._sink = build(self._settings)
-            self._sink.deliver(message)
+            sink.deliver(message)
         except SinkGoneError as error:
             cause = f"{_fingerprint(self._settings)} {redact_text(error.cause)}"
             self._outbox.gone(self.name, cause=cause)
@@ -239,13 +276,16 @@ class _Worker:
         except SinkError as error:
             return self._failed(entry, error)
         except Exception as error:  # noqa: BLE001 - somebody else's code; one sink must not end the service
-            _log.exception("a sink failed in a way that it should not", sink=self.name)
-            return self._failed(entry, SinkError("delivering to", self.name, repr(error)))
+            return self._failed(entry, self._odd("delivering to", error))
         self._insist(lambda: self._outbox.delivered(self.name, entry))
+        self._failing_since_s.pop(entry.seq, None)
+        self._works()
+        return True
+
+    def _works(self) -> None:
         if self._told:
             _log.info("a sink works again", sink=self.name)
             self._told = ""
-        return True
 
     def _close(self) -> None:
         # Whatever a sink's library thinks of being closed, the worker goes on, or ends.
@@ -264,42 +304,82 @@ class _Worker:
                     raise
 
     def _failed(self, entry: Entry, error: SinkError) -> bool:
-        text = redact_text(str(error))[:_LONGEST_ERROR]
         self._close()
         if not error.retryable or self._given_up(entry):
+            text = _text(error)
             _log.error("a message is set aside as dead", sink=self.name, job=entry.job, error=error)
             self._insist(lambda: self._outbox.set_aside(self.name, entry, error=text))
+            self._failing_since_s.pop(entry.seq, None)
             return True
-        pause_s = self._pause_s(error)
-        retry_at = _stamp(datetime.now(UTC) + timedelta(seconds=pause_s))
         self._tell("a sink does not take a message; it is tried again", error)
+        retry_at, text = self._begin_pause(error)
         failures = self._failures + 1
         self._insist(lambda: self._outbox.failed(self.name, entry, failures=failures, retry_at=retry_at, error=text))
         return False
 
-    def _given_up(self, entry: Entry) -> bool:
-        if self._settings.retry_for_s <= 0 or entry.first_failed_at is None:
-            return False
-        failing_for = datetime.now(UTC) - datetime.fromisoformat(entry.first_failed_at)
-        return failing_for.total_seconds() >= self._settings.retry_for_s
+    def _troubled(self, event: str, error: DfwatchError) -> float:
+        """Note that the sink fails whatever the message; returns for how long to wait before looking again."""
+        self._tell(event, error)
+        retry_at, text = self._begin_pause(error)
+        self._failures += 1
+        with suppress(Exception):  # why the outbox does not take it, the next round tells
+            self._outbox.troubled(self.name, failures=self._failures, retry_at=retry_at, error=text)
+        # What the outbox says of the pause may be the very thing that cannot be read.
+        return min(self._pause_ends_s - time.monotonic(), _LOOK_AGAIN_S)
 
-    def _pause_s(self, error: SinkError) -> float:
+    def _odd(self, action: str, error: Exception) -> SinkError:
+        """An exception that nobody foresaw, as one of ours: only its type, because its text may hold a secret."""
+        kind = type(error).__name__
+        if kind != self._told:
+            where = traceback.StackSummary.extract(
+                traceback.walk_tb(error.__traceback__), limit=-_FRAMES, lookup_lines=False
+            )
+            at = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in where]
+            _log.error("a sink failed in a way that it should not", sink=self.name, kind=kind, at=at)
+        return SinkError(action, self.name, kind)
+
+    def _given_up(self, entry: Entry) -> bool:
+        """Whether a message that fails now has failed for long enough."""
+        now_s = time.monotonic()
+        if entry.first_failed_at is None:
+            self._failing_since_s[entry.seq] = now_s
+        elif entry.seq not in self._failing_since_s:
+            self._failing_since_s[entry.seq] = now_s - max(0.0, _seconds_since(entry.first_failed_at))
+        return 0 < self._settings.retry_for_s <= now_s - self._failing_since_s[entry.seq]
+
+    def _begin_pause(self, error: DfwatchError) -> tuple[str, str]:
+        """Begin the pause after a failure; returns its end and the error, as the outbox keeps them."""
+        pause_s, text = self._own_pause_s(), _text(error)
+        asked_s = error.retry_after_s if isinstance(error, SinkError) else None
+        asked_s = min(asked_s or 0.0, _LONGEST_RETRY_AFTER_S)
+        if asked_s > pause_s:
+            pause_s = asked_s
+            text += _ASKED.format(asked_s)
+        self._pause_ends_s = time.monotonic() + pause_s
+        self._retry_at = _stamp(datetime.now(UTC) + timedelta(seconds=pause_s))
+        return self._retry_at, text
+
+    def _own_pause_s(self) -> float:
         longest_s = self._settings.retry_longest_s
         pause_s = min(longest_s, self._settings.retry_delay_s * 2.0 ** min(self._failures, 60))
         # Half fixed, half random: many services that lost one server do not come back to it at the same moment.
-        pause_s *= 0.5 + random.random() / 2  # noqa: S311 - no secret
-        if error.retry_after_s is not None:
-            pause_s = max(pause_s, min(error.retry_after_s, _LONGEST_RETRY_AFTER_S))
-        return pause_s
+        return pause_s * (0.5 + random.random() / 2)  # noqa: S311 - no secret
 
-    def _time_until(self, stamp: str | None) -> float:
-        if stamp is None:
+    def _left_s(self, state: SinkState) -> float:
+        """How much of the pause is left."""
+        if state.retry_at is None:
             return 0.0
-        # Across restarts there is only the wall clock; whatever it does, no pause outlasts the longest one.
-        left_s = (datetime.fromisoformat(stamp) - datetime.now(UTC)).total_seconds()
-        return min(left_s, _LONGEST_RETRY_AFTER_S)
+        if state.retry_at != self._retry_at:
+            # Of an earlier run's pause only the wall clock tells; what no pause explains, a step of the clock does.
+            left_s = -_seconds_since(state.retry_at)
+            asked = _ASKED_S.search(state.error or "")
+            asked_s = min(float(asked[1]) + 1.0, _LONGEST_RETRY_AFTER_S) if asked else 0.0
+            longest_s = max(self._settings.retry_longest_s, asked_s)
+            self._retry_at = state.retry_at
+            self._pause_ends_s = time.monotonic() + (left_s if left_s <= longest_s else 0.0)
+        return self._pause_ends_s - time.monotonic()
 
-    def _tell(self, event: str, error: SinkError | StorageError) -> None:
+    def _tell(self, event: str, error: DfwatchError) -> None:
         """Log a failure once, not at each try."""
         if error.cause != self._told:
             _log.warning(event, sink=self.name, error=error)
@@ -307,12 +387,33 @@ class _Worker:
 
 
 def _made(settings: SinkSettings) -> Sink | None:
-    """The sink, or None where its worker is to try again: a secret that is not there must not stop verdicts."""
+    """The sink, or None where its worker is to try again, and to tell: a missing secret must not stop verdicts."""
     try:
         return build(settings)
-    except SinkError as error:
-        _log.error("a sink cannot be made yet", sink=settings.name, error=error)
+    except (ConfigError, MissingExtraError):
+        raise
+    except Exception:  # noqa: BLE001 - somebody else's code; one sink must not end the service
         return None
+
+
+def _unreadable(entry: Entry) -> SinkError:
+    return SinkError(
+        "reading the message of",
+        entry.job,
+        "its document in the journal is damaged or missing",
+        hint="'dfwatch sinks replay --since' takes it from the sidecar",
+        retryable=False,
+    )
+
+
+def _text(error: DfwatchError) -> str:
+    """An error as the outbox keeps it."""
+    return redact_text(str(error))[:_LONGEST_ERROR]
+
+
+def _seconds_since(stamp: str) -> float:
+    """How long ago that was by the wall clock; below 0 where it is yet to come."""
+    return (datetime.now(UTC) - datetime.fromisoformat(stamp)).total_seconds()
 
 
 def _stamp(moment: datetime) -> str:

@@ -56,7 +56,7 @@ CREATE TABLE sinks (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One message that waits; times are ISO 8601 in UTC."""
+    """One message that waits; times are ISO 8601 in UTC. ``document`` is None where it is damaged or missing."""
 
     seq: int
     job: str
@@ -64,7 +64,7 @@ class Entry:
     sidecar: str
     attempts: int
     first_failed_at: str | None
-    document: dict[str, Any]
+    document: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Outbox:
     def waiting(self, sink: str, limit: int) -> list[Entry]:
         """The messages that the sink is to take next, in the order in which they were published."""
         rows = self._journal.query(
-            "SELECT o.*, d.body FROM outbox o JOIN documents d ON d.job = o.job"
+            "SELECT o.*, d.body FROM outbox o LEFT JOIN documents d ON d.job = o.job"
             " WHERE o.sink = ? AND o.dead_at IS NULL ORDER BY o.seq LIMIT ?",
             sink,
             limit,
@@ -179,6 +179,16 @@ class Outbox:
                 (now, error, now, entry.seq),
             )
             _note_failure(db, sink, 0, None, error)
+
+    def troubled(self, sink: str, *, failures: int, retry_at: str, error: str) -> None:
+        """The sink itself fails, whatever the message."""
+        with self._journal.transaction() as db:
+            _note_failure(db, sink, failures, retry_at, error)
+
+    def recovered(self, sink: str) -> None:
+        """The sink's trouble is over, and no message is there to show it."""
+        with self._journal.transaction() as db:
+            db.execute("UPDATE sinks SET failures = 0, retry_at = NULL, error = NULL WHERE name = ?", (sink,))
 
     def gone(self, sink: str, *, cause: str) -> None:
         """The destination asks not to be called again."""
@@ -247,7 +257,7 @@ class Outbox:
             ).rowcount
 
     def document(self, job_id: str) -> dict[str, Any] | None:
-        """An outcome's document while a message of it waits or is dead, else None."""
+        """An outcome's document while a message of it waits or is dead, else None; also None where it is damaged."""
         rows = self._journal.query("SELECT body FROM documents WHERE job = ?", job_id)
         return _unpack(rows[0]["body"]) if rows else None
 
@@ -279,9 +289,13 @@ class Outbox:
         ]
 
 
-def _unpack(body: bytes) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(zlib.decompress(body))
-    return document
+def _unpack(body: bytes | None) -> dict[str, Any] | None:
+    """A document as ``enqueue`` packed it; None where it is not that any more."""
+    try:
+        document = json.loads(zlib.decompress(body or b""))
+    except (zlib.error, ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
 
 
 def _state(name: str, row: sqlite3.Row | None, queue: sqlite3.Row | None) -> SinkState:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
 from dfwatch.operation.addresses import is_loopback, split_address
+from dfwatch.sinks.appending import AppendingSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from dfwatch.config import Settings
+    from dfwatch.config import Settings, SinkSettings
 
 _SINK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _DEVICE = re.compile(r"[a-z]+(:[0-9]+)?")
@@ -86,5 +88,28 @@ def _sinks(settings: Settings) -> Iterator[tuple[str, str, str]]:
             hint = "give each sink a name of its own"
             yield f"{place}.type", f"two sinks are called {sink.name!r}", hint
         seen.add(sink.name)
-        for name, cause, hint in sink.problems():
-            yield f"{place}.{name}", f"'{place}.{name}' {cause}", hint
+        yield from _own_problems(sink, place)
+    yield from _shared_files(settings.sinks)
+
+
+def _shared_files(sinks: Sequence[SinkSettings]) -> Iterator[tuple[str, str, str]]:
+    """Sinks that would write into a file that another one appends to: they would rotate it under each other."""
+    seen: dict[str, SinkSettings] = {}
+    for index, sink in enumerate(sinks):
+        path = getattr(sink, "path", None)
+        if not sink.enabled or not isinstance(path, str) or not path or "\0" in path:
+            continue
+        other = seen.setdefault(os.path.realpath(os.path.expanduser(path)), sink)
+        if other is not sink and (isinstance(sink, AppendingSettings) or isinstance(other, AppendingSettings)):
+            cause = f"'sinks[{index}].path' is {path!r}, the file of the sink {other.name!r} too"
+            yield f"sinks[{index}].path", cause, "give each sink a file of its own"
+
+
+def _own_problems(sink: SinkSettings, place: str) -> list[tuple[str, str, str]]:
+    """What the sink itself says is wrong. A check that fails must not take the service down with it."""
+    try:
+        return [(f"{place}.{name}", f"'{place}.{name}' {cause}", hint) for name, cause, hint in sink.problems()]
+    except Exception as error:  # noqa: BLE001 - a package's sink may raise anything
+        # What the error says of itself may repeat a setting.
+        cause = f"the settings of the sink {sink.name!r} cannot be checked: {type(error).__name__}"
+        return [(f"{place}.type", cause, "one of its values may be mistyped")]

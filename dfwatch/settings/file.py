@@ -161,11 +161,12 @@ def _read(path: Path, kinds: Kinds | None) -> tuple[Settings, list[ConfigError]]
     reader = SectionReader(str(path), {"sinks": InstalledSinks()} if kinds is None else kinds)
     root = _compose(path)
     settings = Settings() if root is None else reader.section(root, Settings, "")
+    settings = absolute_paths(settings, path.resolve().parent)
     if not reader.problems:
         for name, cause, hint in cross_checks(settings):
             reader.complain(reader.marks.get(name), cause, hint=hint)
     reader.problems.sort(key=lambda problem: problem[0])
-    return absolute_paths(settings, path.resolve().parent), [error for _, error in reader.problems]
+    return settings, [error for _, error in reader.problems]
 
 
 def _compose(path: Path) -> yaml.Node | None:

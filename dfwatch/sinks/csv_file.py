@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from dfwatch.config import SinkSettings, setting
+from dfwatch.printable import printable
 from dfwatch.sinks.appending import AppendingSettings, AppendingSink
 from dfwatch.sinks.record import NAMES, record
 
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from dfwatch.sinks import Message
 
 # A sender chooses the file's name, and spreadsheets run what begins like a formula
-# (https://owasp.org/www-community/attacks/CSV_Injection).
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+# (https://owasp.org/www-community/attacks/CSV_Injection). For one that separates at semicolons our quotes stand in the
+# midst of a cell and mean nothing: a new cell begins after each semicolon.
+_FORMULA: Final = re.compile(r'(^|;)(?=[ "]*[=+\-@＝＋－＠])')
+# What no program takes for a separator, a quote or the end of a cell. All else is quoted.
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.:+-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,17 +44,18 @@ class CsvSink(AppendingSink):
         return _row(record(message.document, message.queued_at).values())
 
 
-def _row(values: Iterable[Any]) -> bytes:
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="").writerow([_cell(value) for value in values])
-    return stream.getvalue().encode("utf-8")
+def _row(values: Iterable[object]) -> bytes:
+    return ",".join(map(_cell, values)).encode("utf-8")
 
 
-def _cell(value: object) -> object:
+def _cell(value: object) -> str:
+    """One cell. What is missing is empty and an empty text is a pair of quotes, which databases tell apart."""
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, str):
-        return value
+        return str(value)
     # A line end within quotes is legal, but a reader that follows the file counts lines.
-    value = " ".join(value.splitlines())
-    return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
+    text = _FORMULA.sub(r"\1'", printable(" ".join(value.splitlines())))
+    return text if _PLAIN.fullmatch(text) else '"{}"'.format(text.replace('"', '""'))

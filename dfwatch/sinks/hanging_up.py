@@ -1,12 +1,13 @@
-"""A time limit for a whole exchange over HTTP, which urllib3 has only for each wait within one.
+"""A time limit for a whole exchange, where a library has one only for each wait within it, or none.
 
-A server that sends a byte of its headers now and then, or of the TLS handshake, makes each wait end in time and the
-exchange never. So open connections are known from below TLS, and are shut down when time is up: whoever waits for
-them meets their end at once.
+A server that sends a byte of its headers now and then, or of the TLS handshake, makes each wait of urllib3 end in time
+and the exchange never; libpq waits for an answer as long as the server is there. So open connections are known from
+below TLS, and are shut down when time is up: whoever waits for them meets their end at once.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -18,14 +19,28 @@ if TYPE_CHECKING:
 
 
 class HangingUp:
-    """The open connections of some pools, and the time limit over them."""
+    """Some open connections, and the time limit over them."""
 
     def __init__(self) -> None:
         self._lines: set[socket.socket] = set()
 
+    def watch(self, fd: int) -> socket.socket:
+        """Watch over the connection that ``fd`` belongs to, through a descriptor of its own; returns that.
+
+        Whoever closes the connection hands it to ``forget``, or the other end would not hear of it.
+        """
+        line = socket.socket(fileno=os.dup(fd))
+        self._lines.add(line)
+        return line
+
+    def forget(self, line: socket.socket) -> None:
+        """Let go of what ``watch`` returned."""
+        self._lines.discard(line)
+        line.close()
+
     def over(self, pool: Any) -> Any:  # noqa: ANN401 - urllib3 is an extra
         """Watch over the connections of a urllib3 pool; returns it."""
-        lines = self._lines
+        watch, forget = self.watch, self.forget
 
         class Connection(pool.ConnectionCls):  # type: ignore[misc]
             """TLS takes the descriptor out of the socket that it is given; a second one reaches the same line."""
@@ -34,16 +49,13 @@ class HangingUp:
 
             def _new_conn(self) -> socket.socket:
                 opened: socket.socket = super()._new_conn()
-                self.line = opened.dup()
-                lines.add(self.line)
+                self.line = watch(opened.fileno())
                 return opened
 
             def close(self) -> None:
                 super().close()
-                # Or the other end would not hear of it.
                 if self.line is not None:
-                    lines.discard(self.line)
-                    self.line.close()
+                    forget(self.line)
                     self.line = None
 
         pool.ConnectionCls = Connection

@@ -14,6 +14,7 @@ from dfwatch.errors import SinkError
 from dfwatch.sinks import Sink
 from dfwatch.sinks.extras import require
 from dfwatch.sinks.secret import FORMS, complaint, read_secret
+from dfwatch.sinks.urls import host_complaint
 
 if TYPE_CHECKING:
     from dfwatch.sinks import Message
@@ -41,6 +42,8 @@ class MqttSettings(SinkSettings):
     def problems(self) -> list[tuple[str, str, str]]:
         """See ``SinkSettings``."""
         found = []
+        if host_complaint(self.host):
+            found.append(("host", host_complaint(self.host), "broker.example.org; its port is the setting 'port'"))
         plain = self.topic
         for place in _PLACES:
             plain = plain.replace(place, "")

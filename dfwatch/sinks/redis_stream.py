@@ -13,6 +13,7 @@ from dfwatch.errors import SinkError
 from dfwatch.sinks import Sink
 from dfwatch.sinks.extras import require
 from dfwatch.sinks.secret import FORMS, complaint, read_secret
+from dfwatch.sinks.urls import url_complaint
 
 if TYPE_CHECKING:
     from dfwatch.sinks import Message
@@ -37,10 +38,10 @@ class RedisSettings(SinkSettings):
     def problems(self) -> list[tuple[str, str, str]]:
         """See ``SinkSettings``."""
         found = []
-        parts = urlsplit(self.url)
-        if parts.scheme not in {"redis", "rediss", "unix"}:
-            found.append(("url", "is not a URL of Redis", "rediss://redis.example.org:6379/0"))
-        if parts.username or parts.password or "password" in parts.query:
+        wrong = url_complaint(self.url, {"redis", "rediss", "unix"}, needs_host=False)
+        if wrong:
+            found.append(("url", wrong, "rediss://redis.example.org:6379/0"))
+        elif _holds_a_password(self.url):
             found.append(("url", "holds a user name or a password", "use 'user' and 'password'"))
         if self.password and complaint(self.password):
             found.append(("password", complaint(self.password), FORMS))
@@ -70,7 +71,7 @@ class RedisSink(Sink):
             self._connect().xadd(
                 self._settings.stream, entry, maxlen=self._settings.max_entries or None, approximate=True
             )
-        except (self._redis.RedisError, OSError) as exc:
+        except (self._redis.RedisError, OSError, ValueError) as exc:
             raise self._error("adding to", exc) from exc
 
     def probe(self) -> str:
@@ -78,7 +79,7 @@ class RedisSink(Sink):
         try:
             client = self._connect()
             kind = client.type(self._settings.stream).decode()
-        except (self._redis.RedisError, OSError) as exc:
+        except (self._redis.RedisError, OSError, ValueError) as exc:
             raise self._error("trying", exc) from exc
         if kind not in {"none", "stream"}:
             raise self._error("trying", f"the key {self._settings.stream!r} holds a {kind}, not a stream")
@@ -113,3 +114,8 @@ class RedisSink(Sink):
     def _error(self, action: str, cause: object) -> SinkError:
         self.close()
         return SinkError(f"{action} the stream", self._settings.stream, cause)
+
+
+def _holds_a_password(url: str) -> bool:
+    parts = urlsplit(url)
+    return bool(parts.username or parts.password or "password" in parts.query)

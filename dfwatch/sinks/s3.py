@@ -15,6 +15,7 @@ from dfwatch.sinks import Sink
 from dfwatch.sinks.extras import require
 from dfwatch.sinks.samples import TEST_KEY, sample
 from dfwatch.sinks.secret import FORMS, complaint, read_secret
+from dfwatch.sinks.urls import url_complaint
 
 if TYPE_CHECKING:
     from dfwatch.sinks import Message
@@ -44,8 +45,9 @@ class S3Settings(SinkSettings):
             found.append(("access_key_id", "and secret_access_key belong together", "set both or neither"))
         if self.secret_access_key and complaint(self.secret_access_key):
             found.append(("secret_access_key", complaint(self.secret_access_key), FORMS))
-        if self.endpoint_url and not self.endpoint_url.startswith(("https://", "http://")):
-            found.append(("endpoint_url", "is not a URL", "https://s3.example.org"))
+        wrong = url_complaint(self.endpoint_url, {"https", "http"}) if self.endpoint_url else ""
+        if wrong:
+            found.append(("endpoint_url", wrong, "https://s3.example.org"))
         return found
 
 

@@ -48,7 +48,8 @@ def read_secret(reference: str) -> str:
                 hint="LoadCredential= in the unit gives it to the service; a shell has none, see docs/sinks.md",
             )
         try:
-            with open(path, encoding="utf-8") as stream:
+            # An editor's byte order mark is no part of the secret.
+            with open(path, encoding="utf-8-sig") as stream:
                 text = stream.read(_MOST_BYTES)
         except (OSError, UnicodeDecodeError) as exc:
             cause = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"

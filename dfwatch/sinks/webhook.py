@@ -6,10 +6,11 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import ssl
 import time
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import MISSING, dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -26,6 +27,7 @@ from dfwatch.sinks.hanging_up import HangingUp
 from dfwatch.sinks.samples import TEST_KEY, sample
 from dfwatch.sinks.secret import FORMS, complaint, read_secret
 from dfwatch.sinks.signing import parse_keys, signature_headers
+from dfwatch.sinks.urls import url_complaint
 from dfwatch.storage.stamps import utc_now
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ _REDIRECTS: Final = {307, 308}
 # The receiver has understood and does not want this one message.
 _NEVER: Final = {400, 413, 422}
 _TOLD_BYTES: Final = 300
+# RFC 9110, 5.1 and 5.5; of what is above ASCII, what is printable in Latin-1.
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
 # An answer longer than this is not read to its end, and costs the connection.
 _MOST_ANSWER_BYTES: Final = 64 * 1024
 
@@ -63,20 +68,26 @@ class WebhookSettings(SinkSettings):
     def problems(self) -> list[tuple[str, str, str]]:
         """See ``SinkSettings``."""
         found = []
-        parts = urlsplit(self.url)
-        if parts.scheme not in {"https", "http"} or not parts.hostname:
-            found.append(("url", "is not a URL", "https://example.org/hook"))
-        elif parts.scheme == "http" and not self.allow_http:
-            found.append(("url", "has no TLS", "use https, or set allow_http: true"))
-        if parts.username or parts.password:
-            found.append(("url", "holds a user name or a password", "put them where 'authorization' says"))
+        wrong = url_complaint(self.url, {"https", "http"})
+        if wrong:
+            found.append(("url", wrong, "https://example.org/hook"))
+        else:
+            parts = urlsplit(self.url)
+            if parts.scheme == "http" and not self.allow_http:
+                found.append(("url", "has no TLS", "use https, or set allow_http: true"))
+            if parts.username or parts.password:
+                found.append(("url", "holds a user name or a password", "put them where 'authorization' says"))
         if complaint(self.secret):
             found.append(("secret", complaint(self.secret), FORMS))
         if self.authorization and complaint(self.authorization):
             found.append(("authorization", complaint(self.authorization), FORMS))
         taken = {"authorization", "content-type", "host", "content-length"}
-        wrong = [name for name in self.headers if name.lower() in taken or name.lower().startswith("webhook-")]
-        return found + [("headers", f"may not set {name!r}", "") for name in wrong]
+        for name, value in self.headers.items():
+            if name.lower() in taken or name.lower().startswith("webhook-"):
+                found.append(("headers", f"may not set {name!r}", ""))
+            elif not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+                found.append(("headers", f"cannot send {name!r}", "a header is one line of Latin-1 characters"))
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +111,11 @@ class WebhookSink(Sink):
         try:
             self._tls = ssl.create_default_context(cafile=settings.ca_file or None)
         except (OSError, ssl.SSLError) as exc:
-            raise SinkError("reading the certificates", settings.ca_file, exc, retryable=False) from exc
+            # It may come back, like any other file on its way to being replaced.
+            raise SinkError("reading the certificates", settings.ca_file, exc) from exc
         self._keys()
-        self._pools: dict[tuple[str, str, int, str], Any] = {}
+        self._authorization()
+        self._pool: Any = None
         self._hanging_up = HangingUp()
 
     def deliver(self, message: Message) -> None:
@@ -116,9 +129,9 @@ class WebhookSink(Sink):
 
     def close(self) -> None:
         """See ``Sink``."""
-        for pool in self._pools.values():
-            pool.close()
-        self._pools.clear()
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
 
     @property
     def _shown(self) -> str:
@@ -129,6 +142,24 @@ class WebhookSink(Sink):
     def _keys(self) -> list[bytes]:
         return parse_keys(read_secret(self._settings.secret), self._settings.secret)
 
+    def _authorization(self) -> dict[str, str]:
+        """The header of this name, where there is one.
+
+        Raises:
+            SinkError: It cannot be read, or no header can hold it; the text of the error does not repeat it.
+        """
+        if not self._settings.authorization:
+            return {}
+        value = read_secret(self._settings.authorization)
+        if not _HEADER_VALUE.fullmatch(value):
+            raise SinkError(
+                "reading the secret",
+                self._settings.authorization,
+                "it holds a line break or another character that a header cannot hold",
+                hint="the file holds one line, the header's value",
+            )
+        return {"authorization": value}
+
     def _send(self, message: Message, event_type: str) -> int:
         body = encode(self._event(message, event_type), indent=None)
         settings = self._settings
@@ -138,8 +169,7 @@ class WebhookSink(Sink):
             "user-agent": f"dfwatch/{__version__}",
             **signature_headers(self._keys(), message.key, int(time.time()), body),
         }
-        secret = {"authorization": read_secret(settings.authorization)} if settings.authorization else {}
-        return self._post(_Request(body, headers, secret))
+        return self._post(_Request(body, headers, self._authorization()))
 
     def _event(self, message: Message, event_type: str) -> dict[str, Any]:
         return {
@@ -155,34 +185,36 @@ class WebhookSink(Sink):
 
     def _post(self, request: _Request) -> int:
         deadline_s = time.monotonic() + self._settings.timeout_s
-        with self._hanging_up.at(deadline_s):
-            return self._exchange(request, deadline_s)
+        # A redirect may lead to another address each time: only the connection to the URL itself is kept.
+        with self._hanging_up.at(deadline_s), ExitStack() as passing:
+            return self._exchange(request, deadline_s, passing)
 
-    def _exchange(self, request: _Request, deadline_s: float) -> int:
+    def _exchange(self, request: _Request, deadline_s: float, passing: ExitStack) -> int:
         url = self._settings.url
-        addresses: tuple[str, ...] = ("",)
+        if self._pool is None:
+            self._pool = self._new_pool(url)
+        pool = self._pool
         for _ in range(_MOST_REDIRECTS + 1):
-            response = self._once(url, addresses[0], request, deadline_s)
+            response = self._once(url, pool, request, deadline_s)
             said = self._rest_of(response, deadline_s)
             status = int(response.status)
             if status not in _REDIRECTS or "location" not in response.headers:
                 self._judge(response, said)
                 return status
-            target = urljoin(url, response.headers["location"])
+            target, address = self._admitted(url, response.headers["location"])
             # The connection goes to the very address that was looked at: a name may answer otherwise next time.
-            addresses = self._admitted(url, target)
+            pool = passing.enter_context(closing(self._new_pool(target, address)))
             url = target
         raise self._error(f"it redirected more than {_MOST_REDIRECTS} times")
 
-    def _once(self, url: str, address: str, request: _Request, deadline_s: float) -> Any:  # noqa: ANN401 - urllib3's
+    def _once(self, url: str, pool: Any, request: _Request, deadline_s: float) -> Any:  # noqa: ANN401 - urllib3's
         parts = urlsplit(url)
-        host = parts.hostname or ""
         headers = {**request.headers, "host": parts.netloc.rpartition("@")[2]}
         if (parts.scheme, parts.netloc) == urlsplit(self._settings.url)[:2]:
             headers |= request.authorization
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         try:
-            response = self._pool(parts.scheme, host, parts.port, address).urlopen(
+            response = pool.urlopen(
                 "POST",
                 target,
                 body=request.body,
@@ -200,30 +232,35 @@ class WebhookSink(Sink):
             raise self._too_late()
         return response
 
-    def _pool(self, scheme: str, host: str, port: int | None, address: str) -> Any:  # noqa: ANN401 - urllib3's
-        port = port or (443 if scheme == "https" else 80)
-        key = (scheme, host, port, address)
-        if key not in self._pools:
-            if scheme == "https":
+    def _new_pool(self, url: str, address: str = "") -> Any:  # noqa: ANN401 - urllib3's
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        try:
+            if parts.scheme == "https":
                 pool = self._urllib3.HTTPSConnectionPool(
                     address or host,
-                    port,
+                    parts.port or 443,
                     ssl_context=self._tls,
                     server_hostname=host,
                     assert_hostname=host,
                 )
             else:
-                pool = self._urllib3.HTTPConnectionPool(address or host, port)
-            self._pools[key] = self._hanging_up.over(pool)
-        return self._pools[key]
+                pool = self._urllib3.HTTPConnectionPool(address or host, parts.port or 80)
+        except self._urllib3.exceptions.HTTPError as exc:
+            raise self._error(_reason(exc)) from exc
+        return self._hanging_up.over(pool)
 
-    def _admitted(self, origin: str, target: str) -> tuple[str, ...]:
-        """The addresses of a redirect's target.
+    def _admitted(self, origin: str, location: str) -> tuple[str, str]:
+        """A redirect's target, and the address to find it at.
 
         Raises:
             SinkError: It may not be gone to.
         """
-        parts = urlsplit(target)
+        try:
+            target = urljoin(origin, location)
+            parts = urlsplit(target)
+        except ValueError as exc:
+            raise self._error("it redirected to something that is not a URL") from exc
         if parts.scheme != "https" and (parts.scheme, urlsplit(origin).scheme) != ("http", "http"):
             raise self._error("it redirected to a URL without TLS")
         host = parts.hostname or ""
@@ -236,7 +273,7 @@ class WebhookSink(Sink):
             raise self._error(
                 f"it redirected to {host!r}, which is in a private network", hint="redirects_to_private: true allows it"
             )
-        return addresses
+        return target, addresses[0]
 
     def _rest_of(self, response: Any, deadline_s: float) -> str:  # noqa: ANN401 - urllib3's
         """The begin of the answer's body. The connection is fit for another request afterwards, or closed.

@@ -17,6 +17,10 @@ import yaml
 
 from dfwatch.cli import main
 from dfwatch.console.exits import Exit
+from dfwatch.jobs.outbox import Outbox
+from dfwatch.journal import Journal
+from dfwatch.sinks.testing import message, publish
+from dfwatch.storage.layout import Layout
 from tests.service.daemon import REPOSITORY, Daemon, wait_for
 
 
@@ -186,6 +190,26 @@ def test_commands_of_sinks(daemon: SinkDaemon, sink_file: dict[str, Any], capsys
     assert shown["sinks"][1]["path"] == str(daemon.folder / "in-the-way" / "x.jsonl")
 
 
+def test_replay_leaves_out_what_is_switched_off_unless_it_is_named(
+    daemon: SinkDaemon, sink_file: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon.sinks(sink_file, {**sink_file, "name": "off", "path": "off.jsonl", "enabled": False})
+    layout = Layout(str(daemon.root))
+    layout.create()
+    journal = Journal(layout.journal)
+    publish(journal, message(1), ["jsonl"])
+    outbox = Outbox(journal)
+    assert daemon.command("sinks", "replay", "--since", "2000-01-01") == Exit.OK
+    told = capsys.readouterr()
+    assert told.out == "jsonl: 0 queued\n"
+    assert "off: switched off" in told.err
+    assert outbox.state("off").queued == 0
+    assert daemon.command("sinks", "replay", "--since", "2000-01-01", "--sink", "off") == Exit.OK
+    assert capsys.readouterr().out == "off: 1 queued\n"
+    assert outbox.state("off").queued == 1
+    journal.close()
+
+
 @pytest.mark.parametrize(
     ("sinks", "complaint"),
     [
@@ -195,6 +219,8 @@ def test_commands_of_sinks(daemon: SinkDaemon, sink_file: dict[str, Any], capsys
         ([{"type": "command", "command": []}], "names no program"),
         ([{"type": "jsnol", "path": "a"}], "did you mean 'jsonl'?"),
         ([{"type": "jsonl", "path": "a", "verdicts": ["FALSE"]}], "FAKE"),
+        ([{"type": "webhook", "url": "https://[::1", "secret": "env:KEY"}], "'sinks[0].url' is not a URL"),
+        ([{"type": "redis", "url": "redis://host:port"}], "'sinks[0].url' has a port that is not a number"),
     ],
 )
 def test_mistakes_are_named(
@@ -203,6 +229,39 @@ def test_mistakes_are_named(
     daemon.sinks(*sinks)
     assert daemon.command("check-config") == Exit.FOUND
     assert complaint in capsys.readouterr().err
+    assert daemon.command("run") == Exit.USAGE
+
+
+def test_sighup_with_a_mistyped_url_leaves_the_service_as_it_was(daemon: SinkDaemon, sink_file: dict[str, Any]) -> None:
+    daemon.sinks(sink_file)
+    daemon.start()
+    daemon.sinks(sink_file, {"type": "webhook", "url": "https://[::1", "secret": "env:KEY"})
+    daemon.reload()
+    wait_for(lambda: any("not taken" in event for event in daemon.events()), "the file is refused")
+    daemon.drop("a.mp4", "fake")
+    wait_for(lambda: len(lines(daemon.folder / "verdicts.jsonl")) == 1, "the line")
+    assert daemon.stop() == 0
+
+
+def test_reload_tells_which_sinks_changed_and_not_what_they_hold(daemon: SinkDaemon, sink_file: dict[str, Any]) -> None:
+    pytest.importorskip("urllib3")
+    (daemon.folder / "key").write_text("whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
+    desk = {
+        "type": "webhook",
+        "name": "desk",
+        "url": "https://chat.example/hunter2",
+        "secret": f"file:{daemon.folder}/key",
+    }
+    daemon.sinks(sink_file, desk)
+    daemon.start()
+    daemon.sinks({**desk, "url": "https://chat.example/hunter3"}, {**sink_file, "name": "more"})
+    daemon.reload()
+    wait_for(lambda: "setting changed" in daemon.events(), "the new settings")
+    daemon.stop()
+    (told,) = [line for line in daemon.lines() if line["event"] == "setting changed"]
+    assert told["setting"] == "sinks"
+    assert told["new"] == ["desk (webhook) changed", "more (jsonl) added", "jsonl (jsonl) removed"]
+    assert "hunter" not in daemon.log.read_text()
 
 
 # --- a sink of somebody else
@@ -322,6 +381,27 @@ def test_sink_of_a_third_party_passes_the_contract(package: Callable[[str], Path
     )
     assert done.returncode == 0, done.stdout
     assert "10 passed" in done.stdout
+
+
+def test_package_whose_sink_cannot_be_made_does_not_stop_the_service(
+    daemon: SinkDaemon,
+    sink_file: dict[str, Any],
+    package: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """SIGHUP brings a sink that raises what no sink should."""
+    broken = BULLETIN.replace("self._board = settings.board", "raise RuntimeError('no')")
+    monkeypatch.setenv("PYTHONPATH", str(package(broken)))
+    daemon.sinks(sink_file)
+    daemon.start()
+    daemon.sinks(sink_file, {"type": "bulletin", "board": "board.txt"})
+    daemon.reload()
+    wait_for(
+        lambda: any("not taken" in event or "cannot be made" in event for event in daemon.events()), "it is in the log"
+    )
+    daemon.drop("a.mp4", "fake")
+    wait_for(lambda: lines(daemon.folder / "verdicts.jsonl"), "the outcome")
+    assert daemon.stop() == 0
 
 
 def test_broken_package_does_not_stop_the_service(

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
+import struct
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -230,10 +235,82 @@ def test_waiting_for_a_lock_is_bounded(postgresql: PostgresqlDestination) -> Non
     sink.close()
 
 
+def test_nul_within_a_text_does_not_hold_up_the_outcome(postgresql: PostgresqlDestination) -> None:
+    """No column and no jsonb takes one; the document is stored with U+FFFD in its place."""
+    plain = message(1)
+    subject = {**plain.document["subject"], "name": "a\0b.mp4"}
+    sent = replace(plain, document={**plain.document, "subject": subject, "limits": ["\0", r"\u0000"], "x": {"\0": 1}})
+    sink = PostgresqlSink(postgresql.settings)
+    sink.deliver(sent)
+    sink.close()
+    (row,) = postgresql.received()
+    assert row["name"] == "a\ufffdb.mp4"
+    assert row["document"]["subject"] == {**subject, "name": "a\ufffdb.mp4"}
+    assert row["document"]["limits"] == ["\ufffd", r"\u0000"]
+    assert row["document"]["x"] == {"\ufffd": 1}
+
+
+class Mute:
+    """A server that lets everybody in, and does not answer what they then ask; it is there all the time."""
+
+    LONGEST_S = 8.0
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.ended = threading.Event()
+        self.hung_up = threading.Event()
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    @property
+    def conninfo(self) -> str:
+        port = self.listener.getsockname()[1]
+        return f"host=127.0.0.1 port={port} dbname=x user=y sslmode=disable gssencmode=disable"
+
+    def stop(self) -> None:
+        self.ended.set()
+        self.listener.close()
+        self.thread.join()
+
+    def _serve(self) -> None:
+        # https://www.postgresql.org/docs/current/protocol-flow.html#PROTOCOL-FLOW-START-UP
+        line, _ = self.listener.accept()
+        with line:
+            line.recv(4096)
+            parameter = b"server_version\x0018.0\0"
+            line.sendall(struct.pack(">cii", b"R", 8, 0))
+            line.sendall(struct.pack(">ci", b"S", 4 + len(parameter)) + parameter)
+            line.sendall(struct.pack(">cic", b"Z", 5, b"I"))
+            line.settimeout(self.LONGEST_S)
+            with suppress(OSError):
+                while line.recv(4096):
+                    pass
+                self.hung_up.set()
+
+
+@pytest.mark.parametrize("create_table", [True, False])
+def test_server_that_lets_in_and_then_says_nothing_is_given_up(create_table: bool) -> None:
+    pytest.importorskip("psycopg")
+    server = Mute()
+    settings = PostgresqlSettings(conninfo=server.conninfo, create_table=create_table, timeout_s=0.5)
+    sink = PostgresqlSink(settings)
+    began_s = time.monotonic()
+    with pytest.raises(SinkError, match=r"it did not answer within 0\.5 s") as caught:
+        sink.deliver(message(1))
+    assert time.monotonic() - began_s < 5.0
+    assert caught.value.retryable
+    assert server.hung_up.wait(5.0)
+    server.stop()
+
+
 @pytest.mark.parametrize(
     ("changes", "setting"),
     [
         ({"conninfo": "host=x password=hunter2"}, "conninfo"),
+        ({"conninfo": "postgresql://x:hunter2/db"}, "conninfo"),
+        ({"conninfo": "postgresql://[::1/hunter2"}, "conninfo"),
+        ({"conninfo": "host=x port=99999"}, "conninfo"),
+        ({"conninfo": "host=x hunter2"}, "conninfo"),
         ({"conninfo": "postgresql://me:hunter2@x/db"}, "conninfo"),
         ({"password": "hunter2"}, "password"),
         ({"table": "a; DROP TABLE b"}, "table"),
@@ -245,3 +322,11 @@ def test_settings_that_cannot_work(changes: dict[str, Any], setting: str) -> Non
     ((name, cause, hint),) = settings.problems()
     assert name == setting
     assert "hunter2" not in cause + hint
+
+
+@pytest.mark.parametrize(
+    "conninfo", ["", "service=media", "postgresql://a:1,b/db", "postgresql:///db?host=/run", "host=a,b port=5432,"]
+)
+def test_connection_strings_that_are_taken(conninfo: str) -> None:
+    pytest.importorskip("psycopg")
+    assert PostgresqlSettings(conninfo=conninfo).problems() == []

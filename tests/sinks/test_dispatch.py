@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from dfwatch.jobs.outbox import Outbox
 from dfwatch.journal import Journal
 from dfwatch.sinks import Message, Sink
 from dfwatch.sinks.testing import message, publish, wait_until
+from dfwatch.storage.stamps import utc_now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,9 +166,9 @@ def test_pauses_grow_and_survive_a_restart(bench: Bench) -> None:
     bench.stop()
     before = bench.outbox.state("one")
     FakeSink.behave.clear()
-    # Far in the future, as it would be after a long outage.
+    # Almost as far in the future as it would be after a long outage.
     with bench.journal.transaction() as db:
-        db.execute("UPDATE sinks SET retry_at = '2999-01-01T00:00:00.000Z'")
+        db.execute("UPDATE sinks SET retry_at = ?", (stamp_in(3500.0),))
     bench.start(slow)
     time.sleep(0.3)
     assert "one" not in FakeSink.taken
@@ -184,6 +186,96 @@ def test_retry_after_is_obeyed(bench: Bench) -> None:
     began_s = time.monotonic()
     bench.taken("one", [message(0).key])
     assert time.monotonic() - began_s > 0.5
+
+
+class Steps:
+    """Steps of the wall clock, as the dispatcher sees it."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    made = Steps()
+
+    class Wall(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(seconds=made.ahead_s)
+
+    monkeypatch.setattr(dispatcher_module, "datetime", Wall)
+    return made
+
+
+def stamp_in(seconds: float) -> str:
+    return (datetime.fromisoformat(utc_now()) + timedelta(seconds=seconds)).isoformat()
+
+
+def test_a_clock_that_steps_back_lengthens_no_pause(bench: Bench, steps: Steps) -> None:
+    FakeSink.behave["one"] = refuse()
+    bench.start(FakeSettings(name="one"))
+    keys = bench.publish(range(2), "one")
+    wait_until(lambda: bench.outbox.state("one").failures > 0, "a failure")
+    steps.ahead_s = -3600.0
+    failures = bench.outbox.state("one").failures
+    wait_until(lambda: bench.outbox.state("one").failures > failures + 1, "further tries")
+    FakeSink.behave.clear()
+    bench.taken("one", keys)
+
+
+def test_a_clock_that_jumps_ahead_gives_no_message_up(bench: Bench, steps: Steps) -> None:
+    FakeSink.behave["one"] = refuse()
+    bench.start(FakeSettings(name="one"))
+    keys = bench.publish(range(2), "one")
+    wait_until(lambda: bench.outbox.state("one").failures > 0, "a failure")
+    steps.ahead_s = 4 * 24 * 3600.0
+    failures = bench.outbox.state("one").failures
+    wait_until(lambda: bench.outbox.state("one").failures > failures + 1 or bench.outbox.state("one").dead, "more")
+    assert bench.dispatcher is not None
+    # New settings are no new run.
+    bench.dispatcher.update([FakeSettings(name="one", variant=1)])
+    failures = bench.outbox.state("one").failures
+    wait_until(lambda: bench.outbox.state("one").failures > failures + 1 or bench.outbox.state("one").dead, "more")
+    assert bench.outbox.state("one").dead == 0
+    FakeSink.behave.clear()
+    bench.taken("one", keys)
+
+
+def test_a_message_that_failed_in_an_earlier_run_is_given_up_in_time(bench: Bench) -> None:
+    FakeSink.behave["one"] = refuse()
+    keys = bench.publish(range(2), "one")
+    with bench.journal.transaction() as db:
+        db.execute("UPDATE outbox SET first_failed_at = ? WHERE job = ?", (stamp_in(-3601.0), keys[0]))
+    bench.start(FakeSettings(name="one", retry_for_s=3600.0))
+    wait_until(lambda: bench.outbox.state("one").failures > 1, "the next one has its turn")
+    assert (bench.outbox.state("one").dead, bench.outbox.state("one").queued) == (1, 1)
+
+
+@pytest.mark.parametrize(("asked_s", "retry_in_s", "waits"), [(None, 3600.0, False), (7200.0, 3600.0, True)])
+def test_a_pause_of_an_earlier_run_lasts_no_longer_than_any_pause(
+    bench: Bench, asked_s: float | None, retry_in_s: float, waits: bool
+) -> None:
+    FakeSink.behave["one"] = refuse(retry_after_s=asked_s)
+    settings = FakeSettings(name="one")
+    bench.start(settings)
+    keys = bench.publish(range(1), "one")
+    wait_until(lambda: bench.outbox.state("one").failures == 1, "a failure")
+    bench.stop()
+    assert ("left alone for 7200 s" in (bench.outbox.state("one").error or "")) is waits
+    # As after a clock that was an hour ahead.
+    with bench.journal.transaction() as db:
+        db.execute("UPDATE sinks SET retry_at = ?", (stamp_in(retry_in_s),))
+    FakeSink.behave.clear()
+    bench.start(settings)
+    if waits:
+        time.sleep(0.2)
+        assert "one" not in FakeSink.taken
+        bench.stop()
+        with bench.journal.transaction() as db:
+            db.execute("UPDATE sinks SET retry_at = ?", (stamp_in(2 * 24 * 3600.0),))
+        bench.start(settings)
+    bench.taken("one", keys)
 
 
 def test_message_that_will_never_be_taken_is_set_aside(bench: Bench) -> None:
@@ -275,6 +367,72 @@ def test_sink_that_breaks_its_word_is_only_failing(bench: Bench) -> None:
     bench.taken("one", keys)
 
 
+def test_what_a_sinks_mistake_says_of_itself_is_repeated_nowhere(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def leak(_message: Message) -> None:
+        try:
+            raise KeyError("s3cr3t-a")
+        except KeyError:
+            raise RuntimeError("https://chat.example.org/hook/s3cr3t-b") from None
+
+    def build(settings: SinkSettings) -> Sink:
+        if settings.name == "unmade" and not FakeSink.taken.get("ready"):
+            leak(message(1))
+        return FakeSink(settings)  # type: ignore[arg-type]
+
+    FakeSink.behave["one"] = leak
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(dispatcher_module, "build", build)
+        bench.start(FakeSettings(name="one"), FakeSettings(name="unmade"))
+        bench.publish(range(1), "one")
+        for name in ("one", "unmade"):
+            wait_until(lambda name=name: bench.outbox.state(name).failures > 1, "failures")
+        bench.stop()
+    (row,) = bench.journal.query("SELECT error FROM outbox")
+    told = [row["error"], *(bench.outbox.state(name).error for name in ("one", "unmade")), *capsys.readouterr()]
+    assert "s3cr3t" not in "".join(told)
+    assert all("RuntimeError" in text for text in told[:4])
+    assert "test_dispatch.py" in told[3], "the log says where"
+
+
+def test_a_damaged_document_is_set_aside(bench: Bench) -> None:
+    keys = bench.publish(range(4), "one")
+    with bench.journal.transaction() as db:
+        db.execute("UPDATE documents SET body = x'00ff' WHERE job = ?", (keys[0],))
+        db.execute("DELETE FROM documents WHERE job = ?", (keys[2],))
+    bench.start(FakeSettings(name="one"))
+    bench.taken("one", [keys[1], keys[3]])
+    wait_until(lambda: bench.outbox.state("one").queued == 0, "nothing waits")
+    state = bench.outbox.state("one")
+    assert (state.dead, state.delivered) == (2, 2)
+    assert "damaged" in bench.journal.query("SELECT error FROM outbox")[0]["error"]
+    # What is not readable here may be so in the sidecar, from which 'replay --since' takes it then.
+    assert bench.outbox.document(keys[0]) is None
+    assert bench.outbox.replay("one", keys[0], message(0).document, sidecar="")
+    bench.taken("one", [keys[1], keys[3], keys[0]])
+
+
+def test_an_error_that_nobody_foresaw_ends_no_thread(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = Outbox.waiting
+    broken = threading.Event()
+    broken.set()
+
+    def fail(self: Outbox, sink: str, limit: int) -> Any:
+        if broken.is_set():
+            raise ZeroDivisionError("s3cr3t")
+        return waiting(self, sink, limit)
+
+    monkeypatch.setattr(Outbox, "waiting", fail)
+    bench.start(FakeSettings(name="one"))
+    wait_until(lambda: bench.outbox.state("one").failures > 1, "the state shows it")
+    assert "ZeroDivisionError" in (bench.outbox.state("one").error or "")
+    assert "s3cr3t" not in (bench.outbox.state("one").error or "")
+    broken.clear()
+    wait_until(lambda: bench.outbox.state("one").failures == 0, "it is over, without a message that shows it")
+    bench.taken("one", bench.publish(range(2), "one"))
+
+
 def test_sink_that_is_gone_is_left_alone_until_a_person_or_new_settings_say_otherwise(bench: Bench) -> None:
     calls = []
 
@@ -350,19 +508,42 @@ def test_wrong_update_changes_nothing(bench: Bench, monkeypatch: pytest.MonkeyPa
     bench.taken("one", bench.publish(range(2), "one"))
 
 
-def test_sink_that_cannot_be_made_yet_stops_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        SinkError("reading the secret", "file:/x", "there is no such file"),
+        SinkError("reading the certificates", "/x", "there is no such file", retryable=False),
+        RuntimeError("a package's sink, broken"),
+    ],
+)
+def test_sink_that_cannot_be_made_yet_stops_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def build(settings: SinkSettings) -> Sink:
         if settings.name == "one" and not FakeSink.taken.get("ready"):
-            raise SinkError("reading the secret", "file:/x", "there is no such file")
+            raise error
         return FakeSink(settings)  # type: ignore[arg-type]
 
     monkeypatch.setattr(dispatcher_module, "build", build)
-    bench.start(FakeSettings(name="one"), FakeSettings(name="two"))
+    dispatcher = bench.start(FakeSettings(name="two"))
+    dispatcher.update([FakeSettings(name="one"), FakeSettings(name="two")])
+    wait_until(lambda: bench.outbox.state("one").failures > 1, "the failure is shown before there is any message")
     keys = bench.publish(range(3), "one", "two")
     bench.taken("two", keys)
-    wait_until(lambda: bench.outbox.state("one").failures, "the failure is noted")
+    failures = bench.outbox.state("one").failures
+    wait_until(lambda: bench.outbox.state("one").failures > failures + 1, "it is tried again")
+    state = bench.outbox.state("one")
+    assert (state.queued, state.dead) == (3, 0), "it says nothing about the messages"
     FakeSink.taken["ready"] = ["now"]
     bench.taken("one", keys)
+
+
+def test_only_sinks_that_are_served_can_be_behind(bench: Bench) -> None:
+    bench.publish(range(2), "busy", "off", "removed")
+    FakeSink.behave["busy"] = refuse()
+    dispatcher = bench.start(FakeSettings(name="busy"), FakeSettings(name="off", enabled=False))
+    behind = {lag.sink: (lag.pending, lag.oldest_s > 0.0) for lag in dispatcher.lag()}
+    assert behind == {"busy": (2, True), "off": (2, False), "removed": (2, False)}
 
 
 def test_stop_is_bounded(bench: Bench) -> None:

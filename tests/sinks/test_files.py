@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from dfwatch.document import schema
 from dfwatch.errors import SinkError
+from dfwatch.settings import file as settings_file
+from dfwatch.sinks.appending import AppendingSink
 from dfwatch.sinks.command import CommandSettings, CommandSink
 from dfwatch.sinks.csv_file import CsvSettings, CsvSink
 from dfwatch.sinks.jsonl import JsonlSettings, JsonlSink
+from dfwatch.sinks.record import NAMES
 from dfwatch.sinks.samples import sample
 from dfwatch.sinks.testing import Destination, SinkContract, message, wait_until
 from tests import programs
@@ -135,9 +146,11 @@ def test_half_a_line_longer_than_a_block_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b"one\n" + b"x" * 200_000)
     sink = JsonlSink(JsonlSettings(path=str(path)))
-    sink.probe()
+    sink.deliver(message(1))
     sink.close()
-    assert path.read_bytes() == b"one\n"
+    first, second = path.read_bytes().splitlines()
+    assert first == b"one"
+    assert json.loads(second) == message(1).document
 
 
 def test_rotation_keeps_the_newest_whole(tmp_path: Path) -> None:
@@ -203,7 +216,210 @@ def test_full_disk_leaves_whole_lines() -> None:
     assert caught.value.retryable
 
 
+# --- a file that others write to as well
+
+
+KINDS: dict[str, Callable[..., AppendingSink]] = {
+    "jsonl": lambda **settings: JsonlSink(JsonlSettings(**settings)),
+    "csv": lambda **settings: CsvSink(CsvSettings(**settings)),
+}
+
+
+def locked(path: Path) -> int:
+    """The file, opened and locked as by another process."""
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def delivering(sink: AppendingSink) -> threading.Thread:
+    """A thread that delivers the first message, and waits for something by now."""
+    thread = threading.Thread(target=sink.deliver, args=(message(1),))
+    thread.start()
+    time.sleep(0.1)
+    assert thread.is_alive()
+    return thread
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("content", [b"", b"what somebody wrote, without its end.", b"a line\nhalf of one"])
+def test_probe_leaves_the_file_as_it_is(kind: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    sink = KINDS[kind](path=str(path))
+    sink.probe()
+    sink.close()
+    assert path.read_bytes() == content
+
+
+def test_a_line_that_another_is_writing_is_not_cut(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    fd = locked(path)
+    os.write(fd, b'{"job_id": "another')
+    sink = JsonlSink(JsonlSettings(path=str(path)))
+    thread = delivering(sink)
+    os.write(fd, b"'s\"}\n")
+    os.close(fd)
+    thread.join(5.0)
+    sink.close()
+    assert [json.loads(line)["job_id"] for line in path.read_bytes().splitlines()] == ["another's", message(1).key]
+
+
+def test_a_file_that_another_rotates_meanwhile_gets_nothing_more(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    fd = locked(path)
+    sink = CsvSink(CsvSettings(path=str(path)))
+    thread = delivering(sink)
+    path.rename(tmp_path / "a.csv.1")
+    os.close(fd)
+    thread.join(5.0)
+    sink.close()
+    assert (tmp_path / "a.csv.1").read_bytes() == b""
+    assert [row["job_id"] for row in csv.DictReader(path.read_text().splitlines())] == [message(1).key]
+
+
+def test_several_writers_lose_nothing_to_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    sinks = [CsvSink(CsvSettings(path=str(path), max_bytes=1200, keep=100)) for _ in range(3)]
+
+    def write(number: int) -> None:
+        for count in range(8):
+            sinks[number].deliver(message(number * 100 + count))
+            sinks[number].close()  # each line by a new opener
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30.0)
+    found = [row["job_id"] for file in tmp_path.iterdir() for row in csv.DictReader(file.read_text().splitlines())]
+    assert sorted(found) == [message(number * 100 + count).key for number in range(3) for count in range(8)]
+
+
+def test_a_lock_that_is_never_released_is_waited_for_in_bounds(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    fd = locked(path)
+    sink = JsonlSink(JsonlSettings(path=str(path), timeout_s=0.2))
+    for attempt in (lambda: sink.deliver(message(1)), sink.probe):
+        began_s = time.monotonic()
+        with pytest.raises(SinkError, match="kept it locked") as caught:
+            attempt()
+        assert caught.value.retryable
+        assert time.monotonic() - began_s < 3.0
+    assert path.read_bytes() == b""
+    os.close(fd)
+    sink.deliver(message(1))
+    sink.close()
+    assert json.loads(path.read_bytes()) == message(1).document
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(_fd: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_a_file_system_without_locks_takes_outcomes(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"job_id": "whole"}\n{"job_id": "ha')
+    sink = JsonlSink(JsonlSettings(path=str(path)))
+    sink.probe()
+    for number in (1, 2):
+        sink.deliver(message(number))
+    sink.close()
+    found = [json.loads(line)["job_id"] for line in path.read_bytes().splitlines()]
+    assert found == ["whole", message(1).key, message(2).key]
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_a_line_that_grows_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"job_id": "ha')
+
+    def finish(_seconds: float) -> None:
+        with path.open("ab") as file:
+            file.write(b'lf"}\n')
+
+    sink = JsonlSink(JsonlSettings(path=str(path)))
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "sleep", finish)
+        with pytest.raises(SinkError, match="somebody else is writing") as caught:
+            sink.deliver(message(1))
+    assert caught.value.retryable
+    sink.deliver(message(1))
+    sink.close()
+    assert [json.loads(line)["job_id"] for line in path.read_bytes().splitlines()] == ["half", message(1).key]
+
+
+@pytest.mark.parametrize(
+    ("sinks", "complaint"),
+    [
+        ("[{type: jsonl, path: a}, {type: csv, path: ./b/../a}]", "the file of the sink 'jsonl' too"),
+        ("[{type: jsonl, path: ~/a}, {type: csv, path: '%s/a'}]", "the file of the sink 'jsonl' too"),
+        ("[{type: sqlite, path: a}, {type: jsonl, path: a}]", "the file of the sink 'sqlite' too"),
+        ("[{type: jsonl, path: a}, {type: csv, path: b}]", None),
+        ("[{type: jsonl, path: a}, {type: csv, path: a, enabled: false}]", None),
+        ("[{type: sqlite, path: a}, {type: sqlite, name: other, path: a, table: others}]", None),
+    ],
+)
+def test_two_sinks_may_not_append_to_one_file(
+    sinks: str, complaint: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = tmp_path / "config.yaml"
+    config.write_text("sinks: " + sinks.replace("%s", str(tmp_path)))
+    problems = [str(problem) for problem in settings_file.check(config)]
+    assert len(problems) == (complaint is not None)
+    assert all("sinks[1].path" in problem and complaint in problem for problem in problems if complaint)
+
+
 # --- csv
+
+
+def written(name: str) -> str:
+    """The row of a file with this name."""
+    return CsvSink(CsvSettings(path="nowhere")).line(message(1, name=name)).decode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("plain-2.mp4", "plain-2.mp4"),
+        ("two words, 'and' \"more\"; all.mp4", "two words, 'and' \"more\"; all.mp4"),
+        ("Zürich – 東京.mp4", "Zürich – 東京.mp4"),
+        ("a;=HYPERLINK(1).mp4", "a;'=HYPERLINK(1).mp4"),
+        ('a; "@SUM(1).mp4', "a;' \"@SUM(1).mp4"),
+        (" +1.mp4", "' +1.mp4"),
+        ("\uff1d1.mp4", "'\uff1d1.mp4"),
+        ("\t=1.mp4", "\\t=1.mp4"),
+        ("\x1b[2J\u202e\x9b.mp4", "\\x1b[2J\\u202e\\x9b.mp4"),
+        ("two\r\nlines\u2028.mp4", "two lines .mp4"),
+    ],
+)
+def test_names_are_one_cell_of_printable_text(name: str, cell: str) -> None:
+    row = dict(zip(NAMES, next(csv.reader([written(name)])), strict=True))
+    assert row["name"] == cell
+
+
+@hypothesis_settings(max_examples=200, deadline=None)
+@given(st.text(alphabet=st.sampled_from("a1=+-@;,\t\"' \n\r\x1b\udcff"), max_size=12))
+def test_no_name_gets_out_of_its_cell(name: str) -> None:
+    row = written(name)
+    assert row.isprintable()
+    assert len(next(csv.reader([row]))) == len(NAMES)
+    # For a program that separates at semicolons, quotes in the midst of a cell are nothing special.
+    assert not [cell for cell in row.split(";")[1:] if re.match(r'[ "]*[=+\-@]', cell)]
+
+
+def test_a_missing_value_is_not_an_empty_text() -> None:
+    cells = written("a b.mp4").split(",")
+    assert cells[NAMES.index("name")] == '"a b.mp4"'
+    assert cells[NAMES.index("folder")] == '""'
+    assert cells[NAMES.index("reason")] == ""
+    assert cells[NAMES.index("verdict")] == "FAKE"
 
 
 def test_names_that_look_like_formulas_are_text(tmp_path: Path) -> None:

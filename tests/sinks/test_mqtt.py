@@ -134,6 +134,11 @@ def test_retained_outcome_waits_for_new_subscribers(broker: Broker) -> None:
 @pytest.mark.parametrize(
     ("changes", "setting"),
     [
+        ({"host": ""}, "host"),
+        ({"host": "mqtts://broker.example"}, "host"),
+        ({"host": "broker.example:8883"}, "host"),
+        ({"host": "broker..example"}, "host"),
+        ({"host": "[::1]"}, "host"),
         ({"topic": "a/#"}, "topic"),
         ({"topic": "a/{name}"}, "topic"),
         ({"topic": ""}, "topic"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from dfwatch.sinks.notify import NotifySettings, NotifySink, describe
 from dfwatch.sinks.samples import sample
 from dfwatch.sinks.testing import Destination, SinkContract, message
 from tests.servers import free_port
+from tests.sinks.receiver import Receiver
 from tests.sinks.servers import ReceiverProcess
 
 pytest.importorskip("apprise")
@@ -96,6 +98,77 @@ def test_url_that_apprise_does_not_know(room: Room) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+def test_file_without_urls(room: Room) -> None:
+    room.urls.write_text("# nobody yet\n")
+    with pytest.raises(SinkError, match="only comments") as caught:
+        NotifySink(room.settings).deliver(message(1))
+    assert caught.value.retryable
+
+
+def test_only_places_that_did_not_take_it_are_told_again(room: Room, tmp_path: Path) -> None:
+    """One that works is told once, however long another one fails; and a mistyped line holds up nobody."""
+    other = Receiver(tmp_path / "kept")
+    other.answer = lambda _handler: (500, {})
+    other.start()
+    good = room.urls.read_text()
+    flaky = f"json://127.0.0.1:{other.port}/"
+    room.urls.write_text(f"{good}nonsense://hunter2\n{flaky}\n")
+    sink = NotifySink(room.settings)
+    for _ in range(3):
+        with pytest.raises(SinkError) as caught:
+            sink.deliver(message(1))
+        sink.close()
+        assert caught.value.cause == (
+            "line 2 of its URLs is not one that apprise knows; line 3 of its URLs did not take it"
+        )
+        assert caught.value.retryable
+    assert [record["job_id"] for record in room.received()] == [message(1).key]
+    assert not other.requests
+    other.answer = lambda _handler: (200, {})
+    room.urls.write_text(f"{good}{flaky}\n")
+    sink.deliver(message(1))
+    assert len(room.received()) == len(other.requests) == 1
+    # What is sent again on purpose reaches everybody.
+    sink.deliver(message(1))
+    other.stop()
+    assert len(room.received()) == len(other.requests) == 2
+
+
+def test_what_is_remembered_of_messages_is_bounded(room: Room) -> None:
+    room.urls.write_text("nonsense://\n")
+    sink = NotifySink(room.settings)
+    for number in range(150):
+        with pytest.raises(SinkError):
+            sink.deliver(message(number))
+    assert len(sink._took) == 100
+
+
+def test_file_name_is_text_for_every_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Telegram shows HTML, Discord Markdown; a name can neither hold markup nor call anybody."""
+    from apprise.plugins.discord import NotifyDiscord
+    from apprise.plugins.telegram import NotifyTelegram
+
+    server = Receiver(tmp_path / "kept")
+    server.answer = lambda _handler: (200, {})
+    server.start()
+    monkeypatch.setattr(NotifyTelegram, "notify_url", f"http://127.0.0.1:{server.port}/bot")
+    monkeypatch.setattr(NotifyDiscord, "notify_url", f"http://127.0.0.1:{server.port}/discord")
+    urls = tmp_path / "urls"
+    urls.write_text(f"tgram://123456789:{'a' * 34}/12315544/\ndiscord://{'A' * 24}/{'B' * 64}\n")
+    name = "<b>@everyone [click](https:evil.example) <!channel> [x]: & y.mp4"
+    NotifySink(NotifySettings(urls=f"file:{urls}", timeout_s=20.0)).deliver(message(1, name=name))
+    server.stop()
+    told = {request.path[:4]: json.loads(request.body) for request in server.requests}
+    telegram, discord = told["/bot"]["text"], told["/dis"]["content"]
+    assert told["/bot"]["parse_mode"] == "HTML"
+    for text, shown in ((telegram, html.unescape(telegram)), (discord, discord)):
+        assert not re.search(r"@everyone|\]\(|\]:", text)
+        assert name in shown.replace("\u200b", "")
+    # The bold letters are Telegram's title; no other tag is one.
+    assert re.findall(r"<[^\u200b].*?>", telegram) == ["<b>", "</b>"]
+    assert not re.search(r"<[!b]", discord)
+
+
 def test_urls_are_never_in_the_configuration() -> None:
     ((name, cause, hint),) = NotifySettings(urls="slack://hunter2").problems()
     assert name == "urls"
@@ -124,15 +197,21 @@ def test_mail_reaches_a_mail_server(tmp_path: Path) -> None:
         )
         sink = NotifySink(NotifySettings(urls=f"file:{urls}", timeout_s=20.0))
         sink.deliver(message(1, name="Zürich.mp4"))
+        sink.deliver(message(2, name="<a href='https:evil.example'>look.mp4", verdict=None))
         assert sink.probe() == "1 place took a test message"
     finally:
         server.stop()
-    letter, test = mailbox.letters
+    letter, hostile, test = mailbox.letters
     assert letter["Subject"] == "Zürich.mp4: FAKE (confidence 93%)"
     assert "desk@news.example" in letter["To"]
     text = letter.get_body(("html", "plain"))
     assert text is not None
-    assert message(1).key in text.get_content()
+    assert text.get_content_type() == "text/plain"
+    first, second = text.get_content().split("\n")[:2]
+    assert "made-up" in first
+    assert message(1).key in second
+    assert hostile.get_body(("html",)) is None
+    assert hostile["Subject"].replace("\u200b", "").startswith("<a href=")
     assert test["Subject"] == "dfwatch: this is a test"
 
 

@@ -95,6 +95,10 @@ def test_wrong_password_and_key_of_another_kind(stream: Stream) -> None:
     ("changes", "setting"),
     [
         ({"url": "http://x"}, "url"),
+        ({"url": "redis://[::1"}, "url"),
+        ({"url": "redis://x:hunter2/0"}, "url"),
+        ({"url": "rediss://x:99999/0"}, "url"),
+        ({"url": "redis://a b/0"}, "url"),
         ({"url": "redis://:hunter2@x:1/0"}, "url"),
         ({"url": "redis://x:1/0?password=hunter2"}, "url"),
         ({"password": "hunter2"}, "password"),
@@ -104,3 +108,17 @@ def test_settings_that_cannot_work(changes: dict[str, Any], setting: str) -> Non
     ((name, cause, hint),) = with_values(RedisSettings(url="redis://x"), **changes).problems()
     assert name == setting
     assert "hunter2" not in cause + hint
+
+
+@pytest.mark.parametrize("url", ["redis:///0", "redis://x", "rediss://[::1]:6379/0", "unix:///run/redis.sock?db=1"])
+def test_urls_that_are_taken(url: str) -> None:
+    assert RedisSettings(url=url).problems() == []
+
+
+def test_url_that_redis_does_not_understand_is_an_error_like_any_other() -> None:
+    sink = RedisSink(RedisSettings(url="redis://127.0.0.1:1/0?db=first"))
+    with pytest.raises(SinkError) as caught:
+        sink.deliver(message(1))
+    assert caught.value.retryable
+    with pytest.raises(SinkError):
+        sink.probe()

@@ -147,6 +147,9 @@ def test_bucket_that_is_not_there(bucket: Bucket) -> None:
         ({"access_key_id": "x"}, "access_key_id"),
         ({"access_key_id": "x", "secret_access_key": "hunter2"}, "secret_access_key"),
         ({"endpoint_url": "s3.example.org"}, "endpoint_url"),
+        ({"endpoint_url": "https://[::1"}, "endpoint_url"),
+        ({"endpoint_url": "https://s3.example.org:x"}, "endpoint_url"),
+        ({"endpoint_url": "https://s3.example.org:99999"}, "endpoint_url"),
     ],
 )
 def test_settings_that_cannot_work(changes: dict[str, Any], setting: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import socket
 import threading
 import time
@@ -271,6 +272,90 @@ def test_authorization_is_not_handed_to_another_place(hook: Hook, tmp_path: Path
     assert "authorization" not in other.requests[0][1]
 
 
+@pytest.mark.parametrize(
+    "value", ["Token hunter2\nToken hunter3", "Token hunter2\x00", "Token hunter2 \u2013", "Token\x85hunter2"]
+)
+def test_authorization_that_no_header_can_hold_is_refused_and_not_repeated(
+    hook: Hook, tmp_path: Path, value: str
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("Token hunter2")
+    settings = with_values(hook.settings, authorization=f"file:{token}")
+    sink = WebhookSink(settings)  # type: ignore[arg-type]
+    token.write_text(value, encoding="utf-8")
+    for attempt in (lambda: sink.deliver(message(1)), lambda: WebhookSink(settings)):  # type: ignore[arg-type]
+        with pytest.raises(SinkError, match="cannot hold") as caught:
+            attempt()
+        assert caught.value.retryable
+        assert "hunter" not in repr(caught.value) + str(caught.value.__context__)
+    sink.close()
+    assert not hook.requests
+
+
+def test_secrets_may_begin_with_a_byte_order_mark(hook: Hook, tmp_path: Path) -> None:
+    """Some editors write one; it is no part of a key or a header."""
+    (tmp_path / "token").write_text("Token abc\n", encoding="utf-8-sig")
+    hook.secret.write_text(f"{KEY}\n", encoding="utf-8-sig")
+    sink = WebhookSink(with_values(hook.settings, authorization=f"file:{tmp_path}/token"))  # type: ignore[arg-type]
+    sink.deliver(message(1))
+    sink.close()
+    assert hook.requests[0].headers["authorization"] == "Token abc"
+    assert len(hook.received()) == 1
+
+
+def test_certificates_that_are_away_for_a_moment_cost_no_message(hook: Hook) -> None:
+    with pytest.raises(SinkError, match="reading the certificates") as caught:
+        WebhookSink(with_values(hook.settings, ca_file="/nowhere/ca.pem"))  # type: ignore[arg-type]
+    assert caught.value.retryable
+
+
+class Everywhere(Receiver):
+    """Listens at every address of this machine."""
+
+    def server_bind(self) -> None:
+        self.server_address = ("0.0.0.0", self.server_address[1])
+        super().server_bind()
+
+
+def test_redirect_to_changing_addresses_leaves_no_connections(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    certificate = str(tmp_path / "other.pem")
+    hook.authority.issue_cert("changing.example").private_key_and_cert_chain_pem.write_to_path(certificate)
+    other = Everywhere(tmp_path / "other", certificate=certificate)
+    other.start()
+    real = socket.getaddrinfo
+    last = iter(range(1, 100))
+
+    def changing(host: Any, port: Any, *rest: Any, **more: Any) -> Any:
+        if host == "changing.example":
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{next(last)}", port))]
+        return real(host, port, *rest, **more)
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    monkeypatch.setattr(webhook.socket, "getaddrinfo", changing)
+    hook.server.answer = redirect(307, f"https://changing.example:{other.port}/there")
+    sink = WebhookSink(with_values(hook.settings, redirects_to_private=True))  # type: ignore[arg-type]
+    sink.deliver(message(1))
+    before = descriptors()
+    for number in range(2, 7):
+        sink.deliver(message(number))
+    wait_until(lambda: descriptors() <= before, "nothing but the connection to the URL itself is kept", 10.0)
+    sink.close()
+    other.stop()
+    assert len(other.requests) == 6
+
+
+@pytest.mark.parametrize("target", ["https://[::1", "https://localhost:99999/", "https://localhost:x/"])
+def test_redirect_to_nonsense(hook: Hook, sink: WebhookSink, target: str) -> None:
+    hook.server.answer = redirect(307, target)
+    with pytest.raises(SinkError, match="it redirected to") as caught:
+        sink.deliver(message(1))
+    assert caught.value.retryable
+
+
 def test_certificate_of_nobody_is_refused(hook: Hook) -> None:
     sink = WebhookSink(with_values(hook.settings, ca_file=""))  # type: ignore[arg-type]
     with pytest.raises(SinkError, match=r"(?i)certificate") as caught:
@@ -349,6 +434,16 @@ def test_probe_is_marked_as_a_test(hook: Hook, sink: WebhookSink) -> None:
     ("changes", "setting"),
     [
         ({"url": "example.org"}, "url"),
+        ({"url": "https://[::1/hunter2"}, "url"),
+        ({"url": "https:///hunter2"}, "url"),
+        ({"url": "https://desk..example.org/hunter2"}, "url"),
+        ({"url": "https://desk example.org/hunter2"}, "url"),
+        ({"url": "https://example.org:hunter2/"}, "url"),
+        ({"url": "https://example.org:99999/hunter2"}, "url"),
+        ({"url": "https://example.org:0/hunter2"}, "url"),
+        ({"headers": {"x-room": "hunter2\nwebhook-id: x"}}, "headers"),
+        ({"headers": {"x-room": "\u2013hunter2"}}, "headers"),
+        ({"headers": {"x room": "7"}}, "headers"),
         ({"url": "http://example.org/"}, "url"),
         ({"url": "https://me:hunter2@example.org/"}, "url"),
         ({"secret": "whsec_hunter2"}, "secret"),
@@ -361,3 +456,8 @@ def test_settings_that_cannot_work(hook: Hook, changes: dict[str, Any], setting:
     ((name, cause, hint),) = with_values(hook.settings, **changes).problems()
     assert name == setting
     assert "hunter2" not in cause + hint
+
+
+@pytest.mark.parametrize("url", ["https://[::1]:8443/x", "https://desk.example.org./x", "https://bücher.example:443"])
+def test_urls_that_are_taken(hook: Hook, url: str) -> None:
+    assert with_values(hook.settings, url=url).problems() == []
