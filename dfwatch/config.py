@@ -311,16 +311,18 @@ class RetentionSettings:
     Nothing goes that a sink has yet to take, and nothing from failed/ or quarantine/.
     """
 
-    done_max_age_days: float = setting(0.0, doc="Days that a file stays in done/; 0: for ever.", minimum=0.0)
+    done_max_age_days: float = setting(
+        0.0, doc="Days that a file stays in done/; 0: for ever.", minimum=0.0, maximum=36500.0
+    )
     done_max_files: int = setting(0, doc="At most so many files in done/, the newest; 0: any number.", minimum=0)
     done_max_bytes: int = setting(0, doc="At most so many bytes in done/; 0: any number.", minimum=0)
     results_max_age_days: float = setting(
-        0.0, doc="Days that a sidecar and its evidence stay; 0: for ever.", minimum=0.0
+        0.0, doc="Days that a sidecar and its evidence stay; 0: for ever.", minimum=0.0, maximum=36500.0
     )
     results_max_files: int = setting(0, doc="At most so many sidecars, the newest; 0: any number.", minimum=0)
     results_max_bytes: int = setting(0, doc="At most so many bytes of sidecars and evidence; 0: any number.", minimum=0)
     journal_max_age_days: float = setting(
-        0.0, doc="Days that the journal remembers a job that has ended; 0: for ever.", minimum=0.0
+        0.0, doc="Days that the journal remembers a job that has ended; 0: for ever.", minimum=0.0, maximum=36500.0
     )
     journal_max_jobs: int = setting(
         0, doc="At most so many ended jobs in the journal, the newest; 0: any number.", minimum=0

@@ -80,8 +80,8 @@ def check_admissible(dropped: DroppedName, size_bytes: int, settings: Settings) 
     Raises:
         RefusedError: The ending is not one of ``watch.extensions``, or the file is larger than ``reader.max_bytes``.
     """
-    ending = os.path.splitext(dropped.name)[1].removeprefix(".").lower()
-    if settings.watch.extensions and ending not in settings.watch.extensions:
+    ending = os.path.splitext(dropped.name)[1].removeprefix(".").casefold()
+    if settings.watch.extensions and ending not in {known.casefold() for known in settings.watch.extensions}:
         raise RefusedError(
             "reading",
             dropped.shown,
@@ -151,12 +151,17 @@ class Judge:
         settings: The configuration.
         reader: Reads files; started and closed by the caller.
         scorer: Scores crops.
+
+    Raises:
+        ConfigError: The configured thresholds do not go with the model's.
     """
 
     def __init__(self, settings: Settings, reader: FileReader, scorer: Scorer) -> None:
         self._settings = settings
         self._reader = reader
         self._scorer = scorer
+        # Better now than after the first file was read.
+        limits_in_force(scorer.bundle.thresholds, settings.verdict)
         self._runtime = runtime_of(scorer)
 
     def judge(self, path: str) -> dict[str, Any]:

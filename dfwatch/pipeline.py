@@ -22,6 +22,7 @@ from dfwatch.jobs.publisher import Publisher
 from dfwatch.jobs.reading_stage import DISK_FAILED, Reader, ReadingStage
 from dfwatch.jobs.scoring_stage import score
 from dfwatch.jobs.ticket import Patience, Stopped, Ticket
+from dfwatch.verdict import limits_in_force
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +63,9 @@ class Pipeline:
         root: Tells whether the folders are there.
         recipients: The sinks that an outcome goes to.
         credentials: Reads content credentials; None where nobody asked for them.
+
+    Raises:
+        ConfigError: The settings do not fit the model; see ``check``.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Pipeline:
         self._journal = journal
         self._settings = settings
         self._scorer = scorer
+        self.check(settings)
         self._observer = observer
         self._stopping = threading.Event()
         self._hurrying = threading.Event()
@@ -132,6 +137,14 @@ class Pipeline:
     def trouble(self) -> str:
         """What the machine refuses to do at the moment; empty while all is well."""
         return self._patience.trouble or self._line.trouble
+
+    def check(self, settings: Settings) -> None:
+        """Whether settings fit the model that is loaded.
+
+        Raises:
+            ConfigError: The thresholds cross.
+        """
+        limits_in_force(self._scorer.bundle.thresholds, settings.verdict)
 
     def update(self, settings: Settings) -> None:
         """Take new settings for files that are not being read yet."""

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 START_LIMIT_S = 60.0
 STDERR_TAIL_BYTES = 4096
 CHILD_MODULE = "dfwatch.decode.child"
+_LONGEST_WORDS = 500
+# With these words Python's faulthandler begins: a stack and a list of modules, which say less than the signal does.
+_FAULT = "Fatal Python error: "
 # The child's libraries would otherwise start one thread for each core, which their memory limit does not allow for.
 _CHILD_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENCV_LOG_LEVEL": "SILENT"}
 
@@ -376,12 +379,14 @@ class _Child:
         return f"it died by {name}" + (f": {words}" if words else ""), Reason.READER_CRASHED
 
     def last_words(self) -> str:
-        """The end of what the process wrote to its standard error, on one line."""
+        """The last line that the process wrote to its standard error, what ``faulthandler`` added aside."""
         data = b""
         with contextlib.suppress(OSError):
             while part := os.read(self._stderr, 65536):
                 data = (data + part)[-STDERR_TAIL_BYTES:]
-        return " ".join(data.decode("utf-8", "replace").split())[-500:]
+        said, _, _ = data.decode("utf-8", "replace").partition(_FAULT)
+        lines = [" ".join(line.split()) for line in said.splitlines()]
+        return next((line for line in reversed(lines) if line), "")[:_LONGEST_WORDS]
 
     def kill(self) -> None:
         """End the process, wait for it, and close what belongs to it. May be called more than once."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dfwatch.errors import ConfigError
 from dfwatch.reasons import Label
 
 if TYPE_CHECKING:
@@ -92,9 +93,23 @@ class Decision:
 
 
 def limits_in_force(thresholds: Thresholds, settings: VerdictSettings) -> Limits:
-    """The bundle's thresholds, each replaced by the configured one where there is one."""
+    """The bundle's thresholds, each replaced by the configured one where there is one.
+
+    Raises:
+        ConfigError: A configured threshold meets or crosses the other one, so that nothing is INCONCLUSIVE.
+    """
     real = thresholds.real if settings.real_threshold is None else settings.real_threshold
     fake = thresholds.fake if settings.fake_threshold is None else settings.fake_threshold
+    configured = settings.real_threshold is not None or settings.fake_threshold is not None
+    if configured and real >= fake:
+        real_from = "the model's own" if settings.real_threshold is None else "verdict.real_threshold"
+        fake_from = "the model's own" if settings.fake_threshold is None else "verdict.fake_threshold"
+        raise ConfigError(
+            "choosing the thresholds",
+            "",
+            f"REAL would be said up to {real:g} ({real_from}), FAKE from {fake:g} ({fake_from}), INCONCLUSIVE nowhere",
+            hint=f"set verdict.real_threshold below {fake:g}, or verdict.fake_threshold above {real:g}",
+        )
     return Limits(real=real, fake=fake)
 
 

@@ -258,6 +258,7 @@ reader:
         ("watch:\n  marker: .x\n  rename_from: .x", "2:11", "the same ending", ""),
         ("reader:\n  formats: []", "2:12", "no file could ever be read", ""),
         ("reader:\n  min_side_px: 9000", "2:16", "no frame has sides of 9000 px", ""),
+        ("reader:\n  memory_limit_bytes: 9223372036854775808", "2:23", "more than any process can have", "128 TiB"),
         ("model:\n  device: GPU 1", "2:11", "not the name of a device", "cuda:1"),
         ('root: ""', "1:7", "'root' is empty", ""),
         (

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfwatch.config import FaceSettings, VerdictSettings
+from dfwatch.errors import ConfigError
 from dfwatch.models.bundle import Calibration, Thresholds
 from dfwatch.reading import Reading
 from dfwatch.reasons import Label
@@ -168,6 +169,29 @@ def test_configured_thresholds_replace_the_bundles() -> None:
     own = Thresholds(real=0.2, fake=0.8, false_positive_rate=0.01, chosen_on="made up")
     assert limits_in_force(own, VerdictSettings()) == Limits(real=0.2, fake=0.8)
     assert limits_in_force(own, VerdictSettings(fake_threshold=0.95)) == Limits(real=0.2, fake=0.95)
+
+
+@pytest.mark.parametrize(
+    ("configured", "words"),
+    [
+        (VerdictSettings(real_threshold=0.97), "0.97 (verdict.real_threshold), FAKE from 0.8 (the model's own)"),
+        (VerdictSettings(real_threshold=0.8), "0.8 (verdict.real_threshold), FAKE from 0.8 (the model's own)"),
+        (VerdictSettings(fake_threshold=0.09), "0.2 (the model's own), FAKE from 0.09 (verdict.fake_threshold)"),
+    ],
+)
+def test_a_configured_threshold_that_crosses_the_models_other_one_is_refused(
+    configured: VerdictSettings, words: str
+) -> None:
+    own = Thresholds(real=0.2, fake=0.8, false_positive_rate=0.01, chosen_on="made up")
+    with pytest.raises(ConfigError) as caught:
+        limits_in_force(own, configured)
+    assert words in caught.value.cause
+    assert "verdict.real_threshold below" in caught.value.hint
+
+
+def test_a_model_that_leaves_nothing_open_is_taken_as_it_is() -> None:
+    own = Thresholds(real=0.5, fake=0.5, false_positive_rate=None, chosen_on="made up")
+    assert limits_in_force(own, VerdictSettings()) == Limits(real=0.5, fake=0.5)
 
 
 @given(

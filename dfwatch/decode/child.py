@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dfwatch.config import FaceSettings, ReaderSettings
 from dfwatch.decode import confinement, wire
 from dfwatch.decode.wire import HEAD, ProtocolError
-from dfwatch.errors import MediaError, StorageError
+from dfwatch.errors import DfwatchError, MediaError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,16 +59,26 @@ def main(arguments: list[str], make_reader: Callable[[ReaderSettings, FaceSettin
     connection = socket.socket(fileno=int(arguments[0]))
     options = json.loads(arguments[1])
     settings, faces = ReaderSettings(**options["reader"]), FaceSettings(**options["faces"])
-    confinement.limit_resources(settings.memory_limit_bytes)
     thumbnail_side_px = int(options.get("thumbnail_side_px", 0))
-    reader = (make_reader or partial(_real_reader, thumbnail_side_px=thumbnail_side_px))(settings, faces)
-    report = confinement.confine()
+    make = make_reader or partial(_real_reader, thumbnail_side_px=thumbnail_side_px)
+    try:
+        confinement.limit_resources(settings.memory_limit_bytes)
+        reader = make(settings, faces)
+        report = confinement.confine()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to hear of it
+        sys.stderr.write(f"{_in_one_line(error)}\n")
+        return 1
     hello = {"decoder": _decoder(), "confinement": report.held, "skipped": report.skipped}
     connection.sendall(wire.pack({"hello": hello}))
     threading.Thread(target=_end_with_parent, args=(connection,), daemon=True, name="hang-up").start()
     with contextlib.suppress(ConnectionError, EOFError):
         serve(connection, reader, settings.cpu_limit_s)
     return 0
+
+
+def _in_one_line(error: Exception) -> str:
+    text = str(error) if isinstance(error, DfwatchError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split()).removesuffix(":")
 
 
 def _real_reader(settings: ReaderSettings, faces: FaceSettings, *, thumbnail_side_px: int) -> FileReader:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dfwatch.doctor import daemon, folders, machine, sinks, software
+from dfwatch.doctor import daemon, extras, folders, machine, sinks, software
 from dfwatch.doctor.finding import Finding, fail
 from dfwatch.errors import DfwatchError
 from dfwatch.storage.layout import Layout
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def examine(settings: Settings) -> Iterator[Finding]:
     """Run every check and yield what it found, one after another; some take a second (torch is imported).
 
-    Nothing is changed: the probes in the root's folders are files of their own that are gone when a check ends.
+    Nothing is changed: the probes in folders are files of their own that are gone when a check ends.
     A check that itself breaks is a finding too.
     """
     layout = Layout(settings.root)
@@ -27,8 +27,11 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ("packages", software.packages),
         ("decoders", software.decoders),
         ("face detector", lambda: software.face_detector(settings.faces.model)),
-        ("model", lambda: software.model(settings.model.path)),
+        ("model", lambda: software.model(settings.model.path, settings.verdict)),
         ("device", lambda: software.device(settings.model.device)),
+        ("engine", lambda: extras.engine(settings.model)),
+        ("provenance", lambda: extras.provenance(settings.provenance)),
+        ("metrics", lambda: extras.metrics(settings.metrics)),
         ("folders", lambda: folders.permissions(layout)),
         ("renaming", lambda: folders.renaming(layout)),
         ("file system", lambda: folders.file_system(layout)),

@@ -29,6 +29,9 @@ _RUN_AS_SERVICE = "run it as the service's user: sudo -u dfwatch dfwatch doctor"
 def permissions(layout: Layout) -> Finding:
     """Whether this user can work in every folder."""
     name = "folders"
+    if obstacle := next(filter(None, map(_no_folder_on, (layout.root, *map(layout.folder, FOLDERS)))), ""):
+        advice = "move it out of the way, or name another root in the configuration"
+        return fail(name, f"{printable(obstacle)} is no folder", advice)
     if not os.path.isdir(layout.root):
         above = _nearest_existing(layout.root)
         if not _may(above, os.W_OK | os.X_OK):
@@ -227,6 +230,16 @@ def _nearest_existing(path: str) -> str:
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     return path
+
+
+def _no_folder_on(path: str) -> str:
+    """What lies on a path where a folder must be; empty where nothing does."""
+    path = os.path.abspath(path)
+    while not os.path.isdir(path):
+        if os.path.lexists(path):
+            return path
+        path = os.path.dirname(path)
+    return ""
 
 
 def _some(paths: list[str]) -> str:

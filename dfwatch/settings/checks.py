@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _SINK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _DEVICE = re.compile(r"[a-z]+(:[0-9]+)?")
+# What a process has at most on 64-bit machines, unless it asks for more.
+_ADDRESS_SPACE_BYTES = 2**47
 
 
 def cross_checks(settings: Settings) -> Iterator[tuple[str, str, str]]:
@@ -37,6 +39,9 @@ def cross_checks(settings: Settings) -> Iterator[tuple[str, str, str]]:
             f"no frame has sides of {settings.reader.min_side_px} px and only {settings.reader.max_pixels} px in all",
             "",
         )
+    if settings.reader.memory_limit_bytes > _ADDRESS_SPACE_BYTES:
+        cause = f"'reader.memory_limit_bytes' is {settings.reader.memory_limit_bytes}, more than any process can have"
+        yield "reader.memory_limit_bytes", cause, f"at most {_ADDRESS_SPACE_BYTES} (128 TiB)"
     if not _DEVICE.fullmatch(settings.model.device):
         yield "model.device", f"{settings.model.device!r} is not the name of a device", "auto, cpu, cuda, cuda:1, mps …"
     if not settings.root:

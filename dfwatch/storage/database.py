@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -20,6 +20,25 @@ if TYPE_CHECKING:
 _BUSY_TIMEOUT_S: Final = 10.0
 # The first of a group waits at most this long for those who already stand in line; their statements take microseconds.
 _LONGEST_GATHERING_S: Final = 0.005
+_NOT_ALLOWED: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY})
+_State = tuple[int, int, int]
+
+
+def _connect(target: str, *, uri: bool) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        target, uri=uri, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None
+    )
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _state_at_rest(path: str) -> _State | None:
+    """What changes whenever the database does; None where somebody has it open, or left it so."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return None if os.path.exists(f"{path}-wal") else (found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 class _Group:
@@ -46,11 +65,11 @@ class Database:
     """
 
     def __init__(self, path: str, *, read_only: bool = False) -> None:
-        target = f"file:{quote(os.path.abspath(path))}?mode=ro" if read_only else path
-        self._db = sqlite3.connect(
-            target, uri=read_only, timeout=_BUSY_TIMEOUT_S, check_same_thread=False, isolation_level=None
-        )
-        self._db.row_factory = sqlite3.Row
+        self._path = os.path.abspath(path)
+        self._read_only = read_only
+        # Of a database that nobody has open and that cannot be opened as usual: its state when it was opened.
+        self._resting: _State | None = None
+        self._db = self._open_to_read() if read_only else _connect(path, uri=False)
         self._lock = threading.RLock()
         self._writing = False
         self._group: _Group | None = None
@@ -96,8 +115,17 @@ class Database:
 
     def read(self, query: str, *parameters: object) -> list[sqlite3.Row]:
         """The rows that a query finds."""
-        with self._lock, closing(self._db.execute(query, parameters)) as cursor:
-            return cursor.fetchall()
+        with self._lock:
+            if not self._read_only:
+                return self._rows(query, parameters)
+            with suppress(sqlite3.DatabaseError):
+                rows = self._rows(query, parameters)
+                if self._resting is None or self._resting == _state_at_rest(self._path):
+                    return rows
+            # A service has begun or ended meanwhile; what was read may be half of the old and half of the new.
+            self._db.close()
+            self._db = self._open_to_read()
+            return self._rows(query, parameters)
 
     def script(self, text: str) -> None:
         """Run statements that bring their own transaction, or need none."""
@@ -108,6 +136,28 @@ class Database:
         """Close the connection; further calls fail."""
         with self._lock:
             self._db.close()
+
+    def _open_to_read(self) -> sqlite3.Connection:
+        """Open it to read, also where the caller may not write the folder.
+
+        A reader shares two files with the writer. SQLite removes them when the last user is gone, and who may not make
+        them anew is refused, unless told that the database never changes.
+        """
+        target = f"file:{quote(self._path)}?mode=ro"
+        may_write = os.access(os.path.dirname(self._path), os.W_OK, effective_ids=True)
+        self._resting = None if may_write else _state_at_rest(self._path)
+        return _connect(target if self._resting is None else f"{target}&immutable=1", uri=True)
+
+    def _rows(self, query: str, parameters: tuple[object, ...]) -> list[sqlite3.Row]:
+        try:
+            with closing(self._db.execute(query, parameters)) as cursor:
+                return cursor.fetchall()
+        except sqlite3.OperationalError as error:
+            if not self._read_only or getattr(error, "sqlite_errorcode", 0) & 0xFF not in _NOT_ALLOWED:
+                raise
+            names = f"{os.path.basename(self._path)}-wal and -shm"
+            cause = f"{error}: uid {os.geteuid()} can neither read {names} beside it nor make them; ask as its owner"
+            raise sqlite3.OperationalError(cause) from error
 
     def _begin(self) -> _Group:
         if self._db.in_transaction:

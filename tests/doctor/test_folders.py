@@ -81,6 +81,17 @@ def test_permissions_before_the_first_start(layout: Layout) -> None:
     assert f"{layout.root} is not writable" in finding.found
 
 
+@pytest.mark.parametrize("below", ["", "deep/er"])
+def test_permissions_where_something_else_is_in_the_way(layout: Layout, below: str) -> None:
+    obstacle = os.path.join(layout.root, "file")
+    Path(obstacle).touch()
+    finding = folders.permissions(Layout(os.path.join(obstacle, below).rstrip("/")))
+    assert (finding.health, finding.found) == (Health.FAIL, f"{obstacle} is no folder")
+    os.rmdir(layout.results)
+    os.symlink("nowhere", layout.results)
+    assert folders.permissions(layout).found == f"{layout.results} is no folder"
+
+
 def test_permissions_where_missing_folders_cannot_be_made(layout: Layout) -> None:
     os.rmdir(layout.state)
     assert "state will be made" in folders.permissions(layout).found

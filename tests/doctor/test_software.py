@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dfwatch.config import Settings
+from dfwatch.config import Settings, VerdictSettings
 from dfwatch.doctor import Health, examine, software
 from dfwatch.doctor import examination as examination_module
 from dfwatch.errors import ConfigError
@@ -65,8 +65,9 @@ def test_examination_runs_every_check_once_and_changes_nothing(tmp_path: Path) -
     settings = absolute_paths(Settings(), tmp_path)
     findings = list(examine(settings))
     assert [finding.name for finding in findings] == [
-        "python", "packages", "decoders", "face detector", "model", "device", "folders", "renaming", "file system",
-        "inbox", "disk", "leases", "inotify", "memory", "limits", "clock", "daemon", "systemd",
+        "python", "packages", "decoders", "face detector", "model", "device", "engine", "provenance", "metrics",
+        "folders", "renaming", "file system", "inbox", "disk", "leases", "inotify", "memory", "limits", "clock",
+        "daemon", "systemd",
     ]  # fmt: skip
     assert list(tmp_path.iterdir()) == []
     for finding in findings:
@@ -81,6 +82,13 @@ def test_a_missing_bundle_and_device_are_findings(tmp_path: Path) -> None:
     assert findings["model"].health is Health.FAIL
     assert findings["device"].health is Health.FAIL
     assert findings["device"].advice
+
+
+def test_thresholds_that_cross_the_models_are_a_finding(tmp_path: Path) -> None:
+    settings = Settings(root=str(tmp_path), verdict=VerdictSettings(real_threshold=1.0))
+    findings = {finding.name: finding for finding in examine(settings)}
+    assert findings["model"].health is Health.FAIL
+    assert "1 (verdict.real_threshold), FAKE from" in findings["model"].found
 
 
 def test_a_check_that_breaks_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

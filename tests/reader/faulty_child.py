@@ -69,6 +69,10 @@ class FaultyReader:
     def do_abort(self) -> str:
         os.abort()
 
+    def do_mourn(self) -> str:
+        os.write(2, b"a line\n the  last line\n")
+        os.abort()
+
     def do_exit(self) -> str:
         os._exit(3)
 

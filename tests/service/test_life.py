@@ -217,6 +217,23 @@ def test_reload_takes_a_good_file_and_survives_a_bad_one(daemon: Daemon) -> None
     wait_for(lambda: "done/REAL/two.mp4" in daemon.files(), "the new setting is in force")
 
 
+def test_thresholds_that_cross_the_models_are_refused_at_the_reload_and_at_the_start(daemon: Daemon) -> None:
+    daemon.configure({"verdict": {"real_threshold": 0.1}})
+    daemon.start()
+    daemon.configure({"verdict": {"real_threshold": 0.97}})
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: any("not taken" in event for event in daemon.events()), "it is refused")
+    daemon.drop("clip.mp4", "fake")
+    in_force = daemon.sidecar("clip.mp4")["thresholds"]
+    assert (in_force["real"], in_force["fake"]) == (0.1, 0.7)
+    assert daemon.stop() == 0
+
+    daemon.start(ready=False)
+    assert daemon.wait_until_dead() != 0
+    assert "0.97 (verdict.real_threshold), FAKE from 0.7 (the model's own)" in daemon.log.read_text()
+
+
 def test_systemd_is_told_how_things_are(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
+import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +20,7 @@ import pytest
 from dfwatch.storage.database import Database
 
 THREADS = 8
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -189,3 +195,89 @@ def test_a_thread_that_is_torn_out_of_its_commit_leaves_nobody_waiting(
     assert "not committed" in str(failure)
     add(database, "later")
     assert names_on_disk(tmp_path) == {"later"}
+
+
+@pytest.fixture
+def closed_folder() -> Iterator[Path]:
+    """A folder that only its owner may write, in a place that others can reach."""
+    folder = Path(tempfile.mkdtemp(prefix="dfwatch-test-"))
+    folder.chmod(0o555)
+    yield folder
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def member_of_the_group() -> Iterator[None]:
+    """Who may read everything and write nothing; root may write whatever the mode says."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@contextmanager
+def owner_of(folder: Path) -> Iterator[Path]:
+    folder.chmod(0o755)
+    try:
+        yield folder / "some.sqlite3"
+    finally:
+        folder.chmod(0o555)
+
+
+def work_in(folder: Path, then: str) -> None:
+    """A service that adds a row and ends."""
+    script = (
+        "import os, sqlite3, sys\n"
+        "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "db.execute('PRAGMA journal_mode = WAL')\n"
+        "db.execute('CREATE TABLE IF NOT EXISTS things (name TEXT)')\n"
+        "db.execute('INSERT INTO things VALUES (1)')\n"
+        f"{then}\n"
+    )
+    with owner_of(folder) as path:
+        subprocess.run([sys.executable, "-c", script, str(path)], check=True)
+
+
+def rows_in(database: Database) -> int:
+    return int(database.read("SELECT COUNT(*) FROM things")[0][0])
+
+
+def test_a_reader_who_may_not_write_reads_what_nobody_has_open(closed_folder: Path) -> None:
+    work_in(closed_folder, "db.close()")
+    with member_of_the_group(), closing(Database(str(closed_folder / "some.sqlite3"), read_only=True)) as database:
+        assert rows_in(database) == 1
+        assert [path.name for path in closed_folder.iterdir()] == ["some.sqlite3"]
+
+
+def test_a_reader_who_may_not_write_sees_what_a_service_does_that_starts_meanwhile(closed_folder: Path) -> None:
+    work_in(closed_folder, "db.close()")
+    with member_of_the_group():
+        reader = Database(str(closed_folder / "some.sqlite3"), read_only=True)
+        before = rows_in(reader)
+    with owner_of(closed_folder) as path:
+        service = Database(str(path))
+        with service.write() as db:
+            db.execute("INSERT INTO things VALUES (2)")
+    with member_of_the_group():
+        running = rows_in(reader)
+    with owner_of(closed_folder):
+        service.close()
+    with member_of_the_group(), closing(reader):
+        assert (before, running, rows_in(reader)) == (1, 2, 2)
+
+
+def test_a_reader_who_may_not_write_is_told_why_nothing_can_be_read(closed_folder: Path) -> None:
+    work_in(closed_folder, "os._exit(0)")
+    with owner_of(closed_folder) as path:
+        path.with_name("some.sqlite3-shm").unlink()
+    with (
+        member_of_the_group(),
+        closing(Database(str(closed_folder / "some.sqlite3"), read_only=True)) as database,
+        pytest.raises(sqlite3.OperationalError, match=r"neither read some\.sqlite3-wal and -shm .* ask as its owner"),
+    ):
+        rows_in(database)
