@@ -163,6 +163,35 @@ def test_other_user_and_root(install: Install) -> None:
     assert settings_file.load(top / "etc/dfwatch/config.yaml").root == "/srv/videos"
 
 
+def test_an_upgrade_keeps_what_was_asked_for_before(install: Install) -> None:
+    top, _ = install(user="video", root="/srv/videos", gpu=True, network=True)
+    drop_in = top / "etc/systemd/system/dfwatch.service.d/gpu.conf"
+    # As an older version wrote it.
+    text = "[Service]\n"
+    drop_in.write_text(f"{units._STAMP}{units._digest(text)}\n{text}")
+    before = (top / SERVICE).read_text()
+    installation = install_units(top)
+    assert (top / SERVICE).read_text() == before
+    actions = {step.path.name: step.action for step in installation.steps if step.path.name != "config.yaml"}
+    assert actions.pop("gpu.conf") == Action.UPDATE
+    assert set(actions.values()) == {Action.UNCHANGED}
+    assert {"user video", "root /srv/videos", "--gpu", "--network"} <= set(installation.kept)
+    installation = install_units(top, root="/srv/more")
+    assert "NoExecPaths=/srv/more\n" in (top / SERVICE).read_text()
+    assert "User=video\n" in (top / SERVICE).read_text()
+    assert not any(kept.startswith("root") for kept in installation.kept)
+
+
+def test_a_command_that_is_gone_is_not_kept(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    top, _ = install()
+    new = tmp_path / "new" / "dfwatch"
+    new.parent.mkdir()
+    shutil.move(tmp_path / "bin" / "dfwatch", new)
+    monkeypatch.setattr("sys.argv", [str(new)])
+    assert install_units(top).kept == ()
+    assert f"ExecStart={new} run" in (top / SERVICE).read_text()
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

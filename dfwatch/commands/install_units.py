@@ -22,18 +22,23 @@ def add_parser(commands: Subparsers) -> None:
         command,
         summary="put the systemd service in place",
         text="Writes the systemd service, its user (sysusers.d), its folders (tmpfiles.d) and, if there is none,\n"
-        "/etc/dfwatch/config.yaml. A file that somebody changed is left alone unless --replace is given.",
+        "/etc/dfwatch/config.yaml. A file that somebody changed is left alone unless --replace is given.\n"
+        "Command, user, root and drop-ins of a service that is in place are kept, if no option says otherwise.",
         config=False,
     )
     parser.add_argument("--dry-run", action="store_true", help="only show what would be written")
     parser.add_argument("--destination", metavar="FOLDER", default="/", help="what / means, for packaging (default: /)")
-    parser.add_argument("--command", dest="executable", metavar="PATH", help="the dfwatch command (default: this one)")
-    parser.add_argument("--user", default="dfwatch", help="user and group of the service (default: dfwatch)")
+    parser.add_argument(
+        "--command",
+        dest="executable",
+        metavar="PATH",
+        help="the dfwatch command (default: the installed service's, else this one)",
+    )
+    parser.add_argument("--user", help="user and group of the service (default: the installed one's, else dfwatch)")
     parser.add_argument(
         "--root",
         metavar="FOLDER",
-        default="/var/lib/dfwatch",
-        help="folder of inbox/, results/ … (default: %(default)s)",
+        help="folder of inbox/, results/ … (default: the installed one's, else /var/lib/dfwatch)",
     )
     parser.add_argument("--gpu", action="store_true", help="let the service use GPUs")
     parser.add_argument("--network", action="store_true", help="let sinks use the network")
@@ -59,6 +64,8 @@ def command(arguments: argparse.Namespace) -> int:
         print(f"{step.action:<9} {step.path}{backup}")
         if step.diff and (arguments.dry_run or step.action is Action.KEEP):
             print("".join(f"    {line}\n" for line in step.diff.splitlines()), end="")
+    if done.kept:
+        print(f"\nKept as installed: {', '.join(done.kept)}. An option changes it.")
     for warning in done.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print("\nNothing was written. Without --dry-run, go on with:" if arguments.dry_run else "\nNow run, as root:")

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 from dfwatch.commands import new_parser
 from dfwatch.console.exits import Exit
 from dfwatch.console.terminal import paint, wants_colour
+from dfwatch.errors import BundleError, ConfigError
 from dfwatch.printable import printable
 
 if TYPE_CHECKING:
     from dfwatch.commands import Subparsers
+    from dfwatch.models.facts import Bundle
+    from dfwatch.models.importing import ImportFacts
 
 _BUNDLE_HELP = "bundle folder, df_model.pt or shipped:NAME (default: the configured one, else the default one)"
 
@@ -110,8 +113,14 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from dfwatch.models.importing import ImportFacts, import_checkpoint
+    from dfwatch.models.importing import ImportFacts
 
+    if not arguments.checkpoint.exists():
+        hint = "name the file with the weights: safetensors, or what torch.save wrote"
+        raise BundleError("importing the checkpoint", arguments.checkpoint, "there is no such file", hint=hint)
+    if (arguments.real_threshold is None) != (arguments.fake_threshold is None):
+        cause = "only one of --real-threshold and --fake-threshold was given"
+        raise ConfigError("importing the checkpoint", arguments.checkpoint, cause, hint="give both or neither")
     said: dict[str, Any] = {
         "architecture": arguments.architecture,
         "size_px": arguments.size_px,
@@ -126,17 +135,32 @@ def _import(arguments: argparse.Namespace) -> int:
         "real_threshold": arguments.real_threshold,
         "fake_threshold": arguments.fake_threshold,
     }
-    bundle = import_checkpoint(
-        arguments.checkpoint,
-        arguments.folder,
-        ImportFacts(**said),
-        half=arguments.half,
-        overwrite=arguments.overwrite,
-    )
+    bundle = _imported(arguments, ImportFacts(**said))
     print(f"{bundle.id} {bundle.version} is in {arguments.folder}")
     print(f"Check it with: dfwatch model verify {arguments.folder}")
     print(f"Use it with model.path: {arguments.folder} in the configuration.")
     return Exit.OK
+
+
+def _imported(arguments: argparse.Namespace, facts: ImportFacts) -> Bundle:
+    """The bundle that was made.
+
+    Raises:
+        ConfigError: Options are missing without which nobody knows what the checkpoint is.
+        ModelError: The checkpoint or its facts are no good.
+    """
+    from dfwatch.models.importing import REQUIRED_FACTS, import_checkpoint
+
+    try:
+        return import_checkpoint(
+            arguments.checkpoint, arguments.folder, facts, half=arguments.half, overwrite=arguments.overwrite
+        )
+    except BundleError as error:
+        missing = [option for name, option in REQUIRED_FACTS.items() if getattr(facts, name) is None]
+        # A df_model.pt needs none of them and can fail for other reasons: only its cause tells.
+        if missing and error.cause.endswith(", ".join(missing)):
+            raise ConfigError(error.action, error.subject, error.cause, hint=error.hint) from error
+        raise
 
 
 def _path(arguments: argparse.Namespace) -> str:

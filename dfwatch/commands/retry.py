@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,9 @@ def command(arguments: argparse.Namespace) -> int:
     from dfwatch.storage.layout import Layout
 
     layout = Layout(settings_file.load_found(arguments.config).settings.root)
+    if not os.path.exists(layout.journal):
+        # Opening it would make one, owned by whoever calls.
+        raise StorageError("opening the journal", layout.journal, "the daemon was never started here", retryable=False)
     journal = Journal(layout.journal)
     status = Exit.OK
     try:

@@ -23,9 +23,10 @@ def add_parser(commands: Subparsers) -> None:
         command,
         summary="judge files now, at the terminal",
         text="Judges each file and prints what was found: the verdict that the daemon would publish, from the same\n"
-        "code. Files are only read. No daemon is needed.\n\n"
+        "code. Files are only read. No daemon is needed. What is measured of this machine is kept in ROOT/state, if\n"
+        "that is there and may be written, else in $XDG_CACHE_HOME/dfwatch or ~/.cache/dfwatch.\n\n"
         "exit status: 0 no file is FAKE; 1 at least one is; 3 at least one could not be judged, and none is FAKE;\n"
-        "4 the model or the device failed.",
+        "4 the model or the device failed, or the output could not be written; 141 the output was closed.",
     )
     parser.add_argument("files", metavar="FILE", nargs="+", help="a video or a picture")
     parser.add_argument(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import os
 import sys
 import time
@@ -14,13 +16,14 @@ from dfwatch.console.text import age_s, duration
 from dfwatch.printable import printable
 
 if TYPE_CHECKING:
-    import argparse
-
     from dfwatch.commands import Subparsers
+    from dfwatch.config import Settings
     from dfwatch.journal import JobRow
 
 _STALE_AFTER_S: Final = 30.0
 _WATCH_INTERVAL_S: Final = 1.0
+_WATCH_LEAST_S: Final = 0.1
+_WATCH_MOST_S: Final = 3600
 _RECENT: Final = 100
 
 
@@ -41,7 +44,8 @@ def add_parser(commands: Subparsers) -> None:
         nargs="?",
         type=_interval_s,
         const=_WATCH_INTERVAL_S,
-        help="show it at the terminal until Ctrl-C, anew every SECONDS (default: 1); with --json, one line each time",
+        help="show it at the terminal until Ctrl-C, anew every SECONDS (0.1 to 3600, default: 1); "
+        "with --json, one line each time",
     )
     parser.add_argument(
         "--last", metavar="N", type=int, default=5, help="list the last N jobs without a verdict (default: 5)"
@@ -51,14 +55,11 @@ def add_parser(commands: Subparsers) -> None:
 def command(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from dfwatch.settings import file as settings_file
-    from dfwatch.sinks.report import gather as gather_sinks
 
     settings = settings_file.load_found(arguments.config).settings
-    root = settings.root
     if arguments.watch is not None:
-        return _watch(root, arguments.last, arguments.watch, as_json=arguments.json)
-    report = gather(root, arguments.last)
-    report["sinks"] = gather_sinks(root, settings.sinks)
+        return _watch(settings, arguments.last, arguments.watch, as_json=arguments.json)
+    report = _report(settings, arguments.last)
     if arguments.json:
         json.dump(report, sys.stdout, indent=2)
         print()
@@ -67,14 +68,24 @@ def command(arguments: argparse.Namespace) -> int:
     return Exit.OK
 
 
+def _report(settings: Settings, last: int) -> dict[str, Any]:
+    """Everything that is known of the configured root, its sinks included."""
+    from dfwatch.sinks.report import gather as gather_sinks
+
+    return {**gather(settings.root, last), "sinks": gather_sinks(settings.root, settings.sinks)}
+
+
 def _interval_s(text: str) -> float:
-    value = float(text)
-    if not 0.1 <= value <= 3600:
-        raise ValueError(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not _WATCH_LEAST_S <= value <= _WATCH_MOST_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from {_WATCH_LEAST_S} to {_WATCH_MOST_S}")
     return value
 
 
-def _watch(root: str, last: int, interval_s: float, *, as_json: bool) -> int:
+def _watch(settings: Settings, last: int, interval_s: float, *, as_json: bool) -> int:
     from dfwatch.console.dashboard import Screen
     from dfwatch.console.live import redraw
     from dfwatch.console.terminal import wants_colour
@@ -82,9 +93,9 @@ def _watch(root: str, last: int, interval_s: float, *, as_json: bool) -> int:
     if as_json:
         try:
             while True:
-                print(json.dumps(gather(root, last)), flush=True)
+                print(json.dumps(_report(settings, last)), flush=True)
                 time.sleep(interval_s)
-        except (KeyboardInterrupt, BrokenPipeError):
+        except KeyboardInterrupt:
             return Exit.OK
     if not sys.stdout.isatty():
         print("dfwatch status --watch: this is not a terminal; use --json --watch for a program", file=sys.stderr)
@@ -92,7 +103,7 @@ def _watch(root: str, last: int, interval_s: float, *, as_json: bool) -> int:
     screen, rates = Screen(coloured=wants_colour(sys.stdout)), _Rates()
 
     def frame(columns: int, rows: int) -> list[str]:
-        report = gather(root, last)
+        report = gather(settings.root, last)
         rates.add(sum(report["counts"].values()))
         return screen.lines(report, rates.per_minute, columns, rows)
 

@@ -27,6 +27,13 @@ _ACTION = "installing the systemd units"
 _STAMP = "# Written by dfwatch install-units; sha256 of the lines below: "
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9._+,:@/-]+")
 _USER_NAME = re.compile(r"[a-z_][a-z0-9_-]{0,30}")
+_SERVICE = "etc/systemd/system/dfwatch.service"
+# Where the service says what `install-units` was told. The root is its working directory.
+_TOLD = {
+    "command": rf"^ExecStart=({_PLAIN_PATH.pattern}) run(?= |$)",
+    "user": rf"^User=({_USER_NAME.pattern})$",
+    "root": rf"^WorkingDirectory=({_PLAIN_PATH.pattern})$",
+}
 _HIDDEN_BY = {
     "/home/": "ProtectHome=",
     "/root/": "ProtectHome=",
@@ -71,11 +78,13 @@ class Installation:
 
     Attributes:
         steps: One for each file.
+        kept: What was taken from the unit that was there and is not the default: "root /srv/videos", "--gpu" …
         warnings: What will keep the service from starting or working.
         next_commands: What to run afterwards, in this order.
     """
 
     steps: tuple[Step, ...]
+    kept: tuple[str, ...]
     warnings: tuple[str, ...]
     next_commands: tuple[str, ...]
 
@@ -85,8 +94,8 @@ def install_units(
     *,
     dry_run: bool = False,
     command: str | None = None,
-    user: str = USER,
-    root: str = ROOT,
+    user: str | None = None,
+    root: str | None = None,
     gpu: bool = False,
     network: bool = False,
     replace_changed: bool = False,
@@ -96,18 +105,32 @@ def install_units(
     Args:
         destination_root: What ``/`` means; another folder for packaging.
         dry_run: Only say what would be done.
-        command: Absolute path of the dfwatch command; the one that is running when None.
-        user: Name of the service's user and group.
-        root: The folder of inbox/, results/ and the rest.
-        gpu: Whether to install the drop-in that lets the service use GPUs.
-        network: Whether to install the drop-in that lets sinks use the network.
+        command: Absolute path of the dfwatch command; when None, that of the installed unit if it is still there, else
+            the one that is running.
+        user: Name of the service's user and group; when None, that of the installed unit, else ``USER``.
+        root: The folder of inbox/, results/ and the rest; when None, that of the installed unit, else ``ROOT``.
+        gpu: Whether to install the drop-in that lets the service use GPUs; one that is installed is brought up to date.
+        network: The same for the drop-in that lets sinks use the network.
         replace_changed: Replace files that somebody changed too, keeping each under another name.
 
     Raises:
         ConfigError: ``command``, ``user`` or ``root`` cannot stand in a unit.
         StorageError: A file cannot be written.
     """
-    command = command or _own_command()
+    top = Path(destination_root)
+    installed = _installed(top)
+    given: dict[str, object] = {
+        "command": command,
+        "user": user,
+        "root": root,
+        "--gpu": gpu or None,
+        "--network": network or None,
+    }
+    kept = {name: value for name, value in installed.items() if given[name] is None}
+    command = command or kept.get("command") or _own_command()
+    user = kept.get("user", USER) if user is None else user
+    root = kept.get("root", ROOT) if root is None else root
+    gpu, network = gpu or "--gpu" in kept, network or "--network" in kept
     for what, value, pattern in (
         ("command", command, _PLAIN_PATH),
         ("root", root, _PLAIN_PATH),
@@ -116,7 +139,6 @@ def install_units(
         if not pattern.fullmatch(value) or os.path.normpath(value) != value:
             hint = "an absolute path of letters, digits and . _ + , : @ -" if what != "user" else "a plain user name"
             raise ConfigError(_ACTION, f"{what} {value!r}", "it cannot stand in a unit", hint=hint)
-    top = Path(destination_root)
     steps = [
         _put(top / target, _filled_in(source, command, user, root), replace_changed=replace_changed, dry_run=dry_run)
         for source, target in _files(gpu=gpu, network=network)
@@ -135,20 +157,47 @@ def install_units(
         "systemctl daemon-reload",
         "systemctl enable --now dfwatch",
     )
-    return Installation(tuple(steps), tuple(_warnings(command, root)), commands)
+    defaults = {"command": _own_command_or_none(), "user": USER, "root": ROOT}
+    told = tuple(f"{name} {value}".rstrip() for name, value in kept.items() if value != defaults.get(name))
+    return Installation(tuple(steps), told, tuple(_warnings(command, root)), commands)
+
+
+def _installed(top: Path) -> dict[str, str]:
+    """What an earlier installation was told: command, user, root, and ``--gpu`` and ``--network`` without a value."""
+    found = {f"--{name}": "" for name in ("gpu", "network") if (top / _drop_in(name)).exists()}
+    try:
+        text = (top / _SERVICE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        # Whether the file is there and cannot be used is said when it is written.
+        return found
+    for name, pattern in _TOLD.items():
+        match = re.search(pattern, text, re.MULTILINE)
+        if match is not None and (name != "command" or os.access(match[1], os.X_OK)):
+            found[name] = match[1]
+    return found
 
 
 def _files(*, gpu: bool, network: bool) -> list[tuple[Path, str]]:
     units = resources.units()
     files = [
-        (units / "dfwatch.service", "etc/systemd/system/dfwatch.service"),
+        (units / "dfwatch.service", _SERVICE),
         (units / "sysusers.d/dfwatch.conf", "etc/sysusers.d/dfwatch.conf"),
         (units / "tmpfiles.d/dfwatch.conf", "etc/tmpfiles.d/dfwatch.conf"),
     ]
     for wanted, name in ((gpu, "gpu"), (network, "network")):
         if wanted:
-            files.append((units / f"dfwatch-{name}.conf", f"etc/systemd/system/dfwatch.service.d/{name}.conf"))
+            files.append((units / f"dfwatch-{name}.conf", _drop_in(name)))
     return files
+
+
+def _drop_in(name: str) -> str:
+    return f"{_SERVICE}.d/{name}.conf"
+
+
+def _own_command_or_none() -> str | None:
+    with contextlib.suppress(ConfigError):
+        return _own_command()
+    return None
 
 
 def _own_command() -> str:

@@ -6,11 +6,14 @@ to see goes to standard error, results go to files.
 
 from __future__ import annotations
 
+import argparse
+import math
 import time
 from typing import TYPE_CHECKING
 
+from dfwatch.errors import ConfigError, TrainingError
+
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -42,17 +45,25 @@ def _add_prepare(subparsers: Subparsers) -> None:
         help="how the data set is laid out (default: recognised by its files)",
     )
     parser.add_argument("--cropped", action="store_true", help="the pictures are face crops already: keep them whole")
-    parser.add_argument("--size", type=int, default=224, metavar="PX", help="longest side of a stored crop (224)")
-    parser.add_argument("--margin", type=float, default=0.35, help="room around the face box (0.35)")
+    parser.add_argument(
+        "--size",
+        type=_whole(16, 4096),
+        default=224,
+        metavar="PX",
+        help="longest side of a stored crop, 16 to 4096 (224)",
+    )
+    parser.add_argument(
+        "--margin", type=_share(0, 4), default=0.35, help="room around the face box, in its sides, 0 to 4 (0.35)"
+    )
     parser.add_argument(
         "--codec",
         default="jpeg",
         choices=("jpeg", "webp"),
         help="of stored crops; webp needs a third of the bytes (jpeg)",
     )
-    parser.add_argument("--quality", type=int, default=95, help="of stored crops, 1 to 100 (95)")
-    parser.add_argument("--frames", type=int, default=16, help="frames from each video (16)")
-    parser.add_argument("--processes", type=int, default=1, help="processes for pictures (1)")
+    parser.add_argument("--quality", type=_whole(1, 100), default=95, help="of stored crops, 1 to 100 (95)")
+    parser.add_argument("--frames", type=_whole(1, 10_000), default=16, help="frames from each video, 1 to 10000 (16)")
+    parser.add_argument("--processes", type=_whole(1, 1024), default=1, help="processes for pictures, 1 to 1024 (1)")
     parser.set_defaults(command=_lazy("run_prepare"))
 
 
@@ -90,7 +101,7 @@ def _add_train(subparsers: Subparsers) -> None:
         help="be done with everything, checkpoint and bundle included, after this time since the start; exit code "
         f"{INCOMPLETE} means unfinished, and the same command goes on",
     )
-    parser.set_defaults(command=_lazy("run_train"))
+    parser.set_defaults(command=_lazy("run_train", _check_train))
 
 
 def _add_calibrate(subparsers: Subparsers) -> None:
@@ -154,7 +165,7 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     parser.add_argument("--margin", type=float, metavar="M", help="cut crops with another margin than the bundle's")
     parser.add_argument("--rounds", type=int, default=1000, help="rounds of the bootstrap (1000)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (auto)")
-    parser.set_defaults(command=_lazy("run_evaluate"))
+    parser.set_defaults(command=_lazy("run_evaluate", _check_evaluate))
 
 
 def _add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -162,8 +173,70 @@ def _add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None
     parser.add_argument("--exclude", metavar="FILE", help="videos or groups never to be used, one a line")
 
 
-def _lazy(name: str) -> Callable[[argparse.Namespace], int]:
-    """Import the heavy half of a command only when it runs."""
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    """An option's type: a whole number of this range."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
+        return value
+
+    return convert
+
+
+def _share(least: float, most: float) -> Callable[[str], float]:
+    """An option's type: a number of this range."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least:g} to {most:g}")
+        return value
+
+    return convert
+
+
+def _check_train(arguments: argparse.Namespace) -> None:
+    """Refuse what no data can make right.
+
+    Raises:
+        ConfigError: An option is missing, or the recipe is wrong.
+    """
+    from dfwatch.training.recipe import load_recipe  # noqa: PLC0415
+
+    if arguments.only_bundle and not arguments.bundle:
+        raise ConfigError("writing the bundle", arguments.run, "--bundle is missing")
+    try:
+        load_recipe(arguments.recipe)
+    except TrainingError as error:
+        raise ConfigError(error.action, error.subject, error.cause, hint=error.hint) from error
+
+
+def _check_evaluate(arguments: argparse.Namespace) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        ConfigError: Says which.
+    """
+    if arguments.margin is not None and arguments.store:
+        raise ConfigError("evaluating", arguments.bundle, "--store keeps no figures of another --margin")
+    if bool(arguments.videos) == bool(arguments.pack):
+        raise ConfigError("evaluating", arguments.bundle, "give either --videos, or --data and --pack")
+    if arguments.pack and not arguments.data:
+        raise ConfigError("opening the packs", ", ".join(arguments.pack), "--data is missing")
+
+
+def _lazy(
+    name: str, check: Callable[[argparse.Namespace], None] = lambda _arguments: None
+) -> Callable[[argparse.Namespace], int]:
+    """Import the heavy half of a command only when it runs, and ``check`` its options first."""
 
     def handler(arguments: argparse.Namespace) -> int:
         # Before the imports: on a cold machine torch alone takes longer than many a step.
@@ -171,6 +244,7 @@ def _lazy(name: str) -> Callable[[argparse.Namespace], int]:
         from dfwatch.errors import MissingExtraError  # noqa: PLC0415
 
         try:
+            check(arguments)
             from dfwatch.training import commands  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise MissingExtraError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -141,7 +142,9 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace, recipe: Recipe, groups: frozenset[str]) -> int:
     export_bundle(arguments.run, recipe, arguments.bundle, groups)
-    _say(f"bundle in {arguments.bundle}; next: dfwatch calibrate {arguments.bundle}")
+    packs = [word for name in recipe.data.packs for word in ("--pack", name)]
+    following = shlex.join(["dfwatch", "calibrate", arguments.bundle, "--data", arguments.data, *packs])
+    _say(f"bundle in {arguments.bundle}; next: {following}")
     return 0
 
 

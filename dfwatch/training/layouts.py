@@ -206,6 +206,9 @@ def table(path: str) -> Iterator[Source]:
     """A CSV with ``path`` and ``label``; where known also the other fields of ``Source``.
 
     Paths are relative to the CSV file's folder.
+
+    Raises:
+        TrainingError: It cannot be read or is no such CSV.
     """
     base = os.path.dirname(os.path.abspath(path))
     try:
@@ -223,10 +226,13 @@ def table(path: str) -> Iterator[Source]:
                     video=video,
                     manipulation=row.get("manipulation") or "",
                     split=_SPLIT_FOLDERS.get(split.lower(), split),
-                    face_px=int(row.get("face_px") or 0),
+                    face_px=_pixels(row.get("face_px") or "0", f"{path}:{number}"),
                 )
     except OSError as error:
         raise TrainingError("reading the table", path, error.strerror or error) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        hint = "name a data set's folder, or a CSV in UTF-8 with the columns path and label"
+        raise TrainingError("reading the table", path, "it is not a CSV", hint=hint) from error
 
 
 LAYOUTS: dict[str, Callable[[str], Iterator[Source]]] = {
@@ -296,6 +302,12 @@ def _label(text: str, where: str) -> str:
     if label not in {"REAL", "FAKE"}:
         raise TrainingError("reading the label in", where, f"{text!r} is neither REAL nor FAKE")
     return label
+
+
+def _pixels(text: str, where: str) -> int:
+    if not text.strip().isdecimal():
+        raise TrainingError("reading face_px in", where, f"{text!r} is no whole number")
+    return int(text)
 
 
 def _json(path: str) -> Any:  # noqa: ANN401 - whatever the file holds

@@ -9,6 +9,14 @@ from tests.clips import make_clip, make_still
 from tests.models.seeded import example_bundle, seeded_bundle
 
 
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Measurements of this machine stay out of the home of whoever runs the tests."""
+    home = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home))
+    return home
+
+
 @pytest.fixture(scope="session")
 def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real, small model with seeded weights, on disk."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
 import jsonschema
 import pytest
@@ -13,6 +16,9 @@ import pytest
 from dfwatch import __version__
 from dfwatch.cli import main
 from dfwatch.console.exits import Exit
+from dfwatch.errors import ConfigError
+from dfwatch.journal import Journal
+from dfwatch.storage.layout import Layout
 
 COMMANDS = [
     ["run"],
@@ -109,7 +115,13 @@ def test_status_of_a_root_that_was_never_used(tmp_path: Path, capsys: pytest.Cap
 def test_retry_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("root: ./var\n")
-    (tmp_path / "var" / "state").mkdir(parents=True)
+    state = tmp_path / "var" / "state"
+    assert main(["retry", "--failed", "--config", str(path)]) == Exit.CANNOT_RUN
+    state.mkdir(parents=True)
+    assert main(["retry", "--failed", "--config", str(path)]) == Exit.CANNOT_RUN
+    assert capsys.readouterr().err.count("the daemon was never started here") == 2
+    assert list(state.iterdir()) == []
+    Journal(Layout(str(tmp_path / "var")).journal).close()
     assert main(["retry", "--failed", "--config", str(path)]) == Exit.OK
     assert "nothing to retry" in capsys.readouterr().out
     assert main(["retry", "no-such-job", "--config", str(path)]) == Exit.FOUND
@@ -129,8 +141,13 @@ def test_model_commands(bundle_folder: Path, config: Path, tmp_path: Path, capsy
     assert main(["model", "import", str(weights), str(folder), *facts, "--version", "1"]) == Exit.OK
     assert main(["model", "verify", str(folder), "--config", str(config)]) == Exit.OK
     capsys.readouterr()
-    assert main(["model", "import", str(weights), str(tmp_path / "other"), "--id", "mine"]) == Exit.CANNOT_RUN
+    assert main(["model", "import", str(weights), str(tmp_path / "other"), "--id", "mine"]) == Exit.USAGE
     assert "→" in capsys.readouterr().err
+    assert main(["model", "import", str(weights), str(folder), *facts]) == Exit.CANNOT_RUN
+    assert "a bundle is there already" in capsys.readouterr().err
+    assert main(["model", "import", str(weights), str(folder), *facts, "--fake-threshold", "0.9"]) == Exit.USAGE
+    assert main(["model", "import", str(tmp_path / "nope.pt"), str(folder)]) == Exit.CANNOT_RUN
+    assert "model.path" not in capsys.readouterr().err
     (folder / "weights.safetensors").write_bytes(weights.read_bytes()[:-10])
     assert main(["model", "verify", str(folder), "--config", str(config)]) == Exit.FOUND
 
@@ -143,6 +160,151 @@ def test_install_units_shows_before_it_writes(tmp_path: Path, capsys: pytest.Cap
     assert main(arguments) == Exit.OK
     [unit] = tmp_path.rglob("dfwatch.service")
     assert "Type=notify" in unit.read_text()
+
+
+def test_an_upgrade_says_what_it_keeps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["install-units", "--destination", str(tmp_path), "--command", sys.executable]
+    assert main([*arguments, "--root", "/srv/videos", "--user", "media", "--gpu"]) == Exit.OK
+    assert "Kept" not in capsys.readouterr().out
+    assert main(["install-units", "--destination", str(tmp_path)]) == Exit.OK
+    out = capsys.readouterr().out
+    assert f"Kept as installed: --gpu, command {sys.executable}, user media, root /srv/videos." in out
+    assert "update" not in out
+
+
+@pytest.fixture
+def closed_pipe() -> Iterator[TextIO]:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", encoding="utf-8") as stream:
+        yield stream
+
+
+@pytest.fixture
+def full_disk() -> Iterator[TextIO]:
+    with open("/dev/full", "w", encoding="utf-8") as stream:
+        yield stream
+
+
+@pytest.mark.parametrize("words", [["schema"], ["--help"]])
+def test_a_closed_pipe_is_no_success(words: list[str], closed_pipe: TextIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", closed_pipe)
+    assert main(words) == 141
+    # Nothing is left for Python to complain about at exit.
+    closed_pipe.flush()
+
+
+@pytest.mark.parametrize("words", [["schema"], ["--help"]])
+def test_output_that_cannot_be_written_is_one_line(
+    words: list[str], full_disk: TextIO, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", full_disk)
+    assert main(words) == Exit.CANNOT_RUN
+    assert capsys.readouterr().err == "dfwatch: standard output: No space left on device\n"
+
+
+def test_output_that_was_closed_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["schema"]) == Exit.CANNOT_RUN
+    assert capsys.readouterr().err == "dfwatch: standard output: it is closed\n"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), BrokenPipeError("boom")])
+def test_a_defect_is_no_verdict(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> None:
+        raise error
+
+    monkeypatch.setattr("dfwatch.document.schema", broken)
+    assert main(["schema"]) == Exit.CANNOT_RUN
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert err.endswith(f"dfwatch: a defect in dfwatch: {type(error).__name__}: boom\n")
+
+
+def test_a_reload_reads_the_very_file_that_was_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+
+    class Service:
+        def __init__(self, _settings: object, **others: Any) -> None:
+            made.append(others)
+
+        def run(self) -> None:
+            """End at once."""
+
+    monkeypatch.setattr("dfwatch.service.Service", Service)
+    for name in ("dfwatch.logs.configure", "dfwatch.logs.log_uncaught", "faulthandler.enable"):
+        monkeypatch.setattr(name, lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dfwatch.settings.file.load_found.__defaults__", (None, None, ("config.yaml",)))
+    path = tmp_path / "config.yaml"
+    assert main(["run"]) == Exit.OK
+    path.write_text("root: /srv/videos\n")
+    assert main(["run"]) == Exit.OK
+    without, with_file = (others["reload_settings"] for others in made)
+    assert with_file().root == "/srv/videos"
+    path.unlink()
+    with pytest.raises(ConfigError, match="no such file"):
+        with_file()
+    assert without().root == str(tmp_path / "var")
+
+
+@pytest.mark.parametrize("seconds", ["0", "0.05", "3601", "nan", "soon"])
+def test_how_often_status_looks_has_a_range(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["status", "--watch", seconds])
+    assert ended.value.code == Exit.USAGE
+    assert f"'{seconds}' is no number of seconds from 0.1 to 3600" in capsys.readouterr().err
+
+
+def test_status_says_the_same_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "config.yaml"
+    path.write_text("sinks: [{type: jsonl, name: log, path: log.jsonl}]\n")
+    monkeypatch.setattr("time.sleep", stop)
+    assert main(["status", "--json", "--config", str(path)]) == Exit.OK
+    once = json.loads(capsys.readouterr().out)
+    assert main(["status", "--json", "--watch", "--config", str(path)]) == Exit.OK
+    assert json.loads(capsys.readouterr().out) == once
+    assert [sink["name"] for sink in once["sinks"]] == ["log"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evaluate", "bundle", "--out", "report"],
+        ["evaluate", "bundle", "--out", "report", "--pack", "mine"],
+        ["evaluate", "bundle", "--out", "report", "--videos", "here", "--margin", "0.2", "--store", "name"],
+        ["train", "recipe.yaml", "--data", "packs", "--run", "run"],
+        ["train", "recipe.yaml", "--data", "packs", "--run", "run", "--only-bundle"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_training_commands_are_wrong_command_lines(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("id: mine\narchitecture: {name: x}\nstagse: []\n")
+    assert main(words) == Exit.USAGE
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--size -3", "--size 1e3", "--frames 0", "--quality 400", "--margin -1", "--margin nan", "--processes 0"],
+)
+def test_options_of_prepare_have_ranges(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["prepare", "here", "pack", *option.split()])
+    assert ended.value.code == Exit.USAGE
+    assert " from " in capsys.readouterr().err
 
 
 def test_doctor_says_what_to_do(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

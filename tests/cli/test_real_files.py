@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -114,6 +115,45 @@ def test_exit_status_says_what_was_found(
     assert status(always_fake, "face.mp4", "playlist.mp4") == Exit.FOUND
 
 
+def test_scan_refuses_thresholds_that_cross_the_models(
+    config: Path, videos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config.write_text(f"{config.read_text()}verdict: {{real_threshold: 1.0}}\n")
+    assert main(["scan", "--config", str(config), str(videos / "face.mp4")]) == Exit.USAGE
+    assert "1 (verdict.real_threshold), FAKE from" in capsys.readouterr().err
+
+
+def test_an_output_that_ends_early_hides_no_fake(config: Path, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text(f"{config.read_text()}verdict: {{real_threshold: 0.0, fake_threshold: 0.0001}}\n")
+    words = ["scan", "--json", "--config", str(config), str(videos / "face.mp4")]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w", encoding="utf-8") as closed, open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(words) == 141
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(words) == Exit.CANNOT_RUN
+
+
+@pytest.mark.parametrize("rooted", [False, True])
+def test_scan_makes_no_root(
+    config: Path, videos: Path, cache_home: Path, capsys: pytest.CaptureFixture[str], *, rooted: bool
+) -> None:
+    state = config.parent / "root" / "state"
+    if rooted:
+        state.mkdir(parents=True)
+    assert scan_json(config, [videos / "noface.webm"], capsys)[0] == Exit.OK
+    assert (config.parent / "root").exists() == rooted
+    assert len(list(state.glob("engine-*.json"))) == rooted
+    assert len(list(cache_home.glob("dfwatch/engine-*.json"))) == (not rooted)
+
+
+def test_endings_are_the_same_in_any_case(config: Path, videos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.write_text(config.read_text().replace("watch:", "watch:\n  extensions: [MP4]"))
+    _, documents = scan_json(config, [videos / "face.mp4", videos / "noface.webm"], capsys)
+    assert [document["reason"] for document in documents] == [None, "unsupported_type"]
+
+
 def test_scan_of_what_is_not_there(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "folder.mp4").mkdir()
     status, documents = scan_json(config, [tmp_path / "nothing.mp4", tmp_path / "folder.mp4"], capsys)
@@ -123,7 +163,6 @@ def test_scan_of_what_is_not_there(config: Path, tmp_path: Path, capsys: pytest.
 
 def test_progress_and_colours_at_a_terminal(config: Path, videos: Path) -> None:
     """In a real pseudo-terminal: colours, a progress line that is cleared, no escape left over."""
-    import os
     import pty
 
     command = [sys.executable, "-m", "dfwatch", "scan", "--config", str(config), str(videos / "noface.webm")]

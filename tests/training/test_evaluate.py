@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import html.parser
 import json
+import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from dfwatch.cli import build_parser
-from dfwatch.errors import TrainingError
+from dfwatch.errors import ConfigError, TrainingError
 from dfwatch.models import architectures
 from dfwatch.models.bundle import Bundle, load_bundle
 from dfwatch.training import commands, robustness
@@ -91,6 +92,18 @@ def test_a_run_becomes_a_bundle_with_a_card(trained: tuple[Path, Path]) -> None:
     assert len(bundle.trained_groups()) > 30
     assert "Finds bright spots." in bundle.card_text
     assert "Everything else." in bundle.card_text
+
+
+def test_the_next_command_is_whole(
+    trained: tuple[Path, Path], data_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, bundle = str(trained[0].parent / "recipe.yaml"), str(tmp_path / "a bundle")
+    words = ["train", recipe, "--data", data_root, "--run", str(trained[1]), "--only-bundle", "--bundle", bundle]
+    assert call(*words) == 0
+    following = shlex.split(capsys.readouterr().err.strip().rpartition("next: ")[2])
+    assert following == ["dfwatch", "calibrate", bundle, "--data", data_root, "--pack", "made"]
+    # It is a command line as it stands.
+    build_parser().parse_args(following[1:])
 
 
 def test_a_bundle_names_the_step_of_its_weights_where_rounded_figures_tie(
@@ -248,7 +261,7 @@ def test_groups_trained_on_are_refused_and_otherwise_named(
 
 
 def test_videos_and_packs_are_not_mixed(trained: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="either --videos, or --data and --pack"):
+    with pytest.raises(ConfigError, match="either --videos, or --data and --pack"):
         call("evaluate", str(trained[0]), "--out", str(tmp_path))
 
 

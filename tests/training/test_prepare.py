@@ -156,6 +156,20 @@ def test_a_table_says_it_all(tmp_path: Path) -> None:
         layouts.scan("csv", str(path))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x00\x00\x00\x20ftypisom\xff\xfe\x00", "it is not a CSV"),
+        (b"path,label,face_px\na.mp4,real,big\n", "'big' is no whole number"),
+    ],
+)
+def test_what_is_no_table_is_said_so(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content)
+    with pytest.raises(TrainingError, match=message):
+        layouts.scan("csv", str(path))
+
+
 def test_an_unknown_layout_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="write a CSV"):
         layouts.detect(str(tmp_path))
