@@ -141,7 +141,10 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace, recipe: Recipe, groups: frozenset[str]) -> int:
-    export_bundle(arguments.run, recipe, arguments.bundle, groups)
+    def kept(place: str) -> None:
+        _say(f"the calibrated bundle that was there is now {place}")
+
+    export_bundle(arguments.run, recipe, arguments.bundle, groups, kept=kept)
     packs = [word for name in recipe.data.packs for word in ("--pack", name)]
     following = shlex.join(["dfwatch", "calibrate", arguments.bundle, "--data", arguments.data, *packs])
     _say(f"bundle in {arguments.bundle}; next: {following}")

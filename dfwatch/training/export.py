@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from dfwatch.models.bundle import (
     Thresholds,
     TrainingRecord,
     group_hash,
+    load_bundle,
     write_bundle,
 )
 from dfwatch.models.checkpoints import half_precision
@@ -29,7 +31,7 @@ from dfwatch.training.splits import SplitRule
 from dfwatch.training.weights_files import read_best
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from dfwatch.training.recipe import Recipe
@@ -46,8 +48,17 @@ def read_log(run_folder: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in stream if line.strip()]
 
 
-def export_bundle(run_folder: str, recipe: Recipe, folder: str, groups: Iterable[str]) -> Bundle:
+def export_bundle(
+    run_folder: str,
+    recipe: Recipe,
+    folder: str,
+    groups: Iterable[str],
+    *,
+    kept: Callable[[str], None] = lambda _: None,
+) -> Bundle:
     """Write the best weights of a run as a bundle in half precision; calibration and thresholds are still to be fitted.
+
+    A calibrated bundle that is there is kept beside it: its thresholds took a measurement, and a service may use it.
 
     Args:
         run_folder: Folder of the run: its best weights, whole or in parts, and its log.
@@ -55,6 +66,7 @@ def export_bundle(run_folder: str, recipe: Recipe, folder: str, groups: Iterable
         folder: Where the bundle goes.
         groups: Every group that training could touch; ``dfwatch evaluate`` refuses to report on them, and on those that
             the first weights and the teacher were trained on.
+        kept: Told where a calibrated bundle lies now that was in this folder.
 
     Raises:
         TrainingError: When the run has no best weights yet, or what its first weights were trained on is not known.
@@ -66,6 +78,8 @@ def export_bundle(run_folder: str, recipe: Recipe, folder: str, groups: Iterable
     size_px = recipe.about.input_px or int(best_entry.get("size_px", recipe.stages[-1].size_px))
     # Runs from before there was a list inherit what the recipe says.
     known = read_groups(run_folder) or inherited_groups(recipe)
+    if (before := _set_aside(folder)) is not None:
+        kept(before)
     write_groups(folder, known | {group_hash(group) for group in groups})
     bundle = Bundle(
         id=recipe.id,
@@ -89,6 +103,19 @@ def export_bundle(run_folder: str, recipe: Recipe, folder: str, groups: Iterable
         card=CARD_FILE,
     )
     return _write(folder, bundle, half_precision(weights))
+
+
+def _set_aside(folder: str) -> str | None:
+    """Move a calibrated bundle out of the way of a new one; returns where it lies now, None where there is none."""
+    if not os.path.exists(os.path.join(folder, BUNDLE_FILE)) or not load_bundle(folder).calibration.calibrated:
+        return None
+    folder = os.path.normpath(folder)
+    kept = next(path for number in itertools.count(1) if not os.path.lexists(path := f"{folder}.{number}"))
+    try:
+        os.rename(folder, kept)
+    except OSError as error:
+        raise TrainingError("keeping the bundle in", folder, error.strerror or error) from error
+    return kept
 
 
 def _best_entry(log: list[dict[str, Any]]) -> dict[str, Any]:

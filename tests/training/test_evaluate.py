@@ -164,6 +164,25 @@ def test_calibrate_then_evaluate_store_what_they_found(
 
 
 @pytest.mark.usefixtures("_spot_finder")
+def test_a_calibrated_bundle_is_kept_beside_the_one_that_takes_its_place(
+    trained: tuple[Path, Path], data_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, run, folder = trained[0].parent / "recipe.yaml", trained[1], tmp_path / "bundle"
+    words = ["train", str(recipe), "--data", data_root, "--run", str(run), "--only-bundle", "--bundle", str(folder)]
+    for _ in range(2):
+        # One that is not calibrated yet is replaced, as after each piece of a run.
+        assert call(*words) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert call("calibrate", str(folder), "--data", data_root, "--pack", "made", "--false-alarms", "0.5") == 0
+    thresholds = load_bundle(folder).thresholds
+    capsys.readouterr()
+    assert call(*words) == 0
+    assert f"is now {folder}.1" in capsys.readouterr().err
+    assert load_bundle(f"{folder}.1").thresholds == thresholds
+    assert not load_bundle(folder).calibration.calibrated
+
+
+@pytest.mark.usefixtures("_spot_finder")
 def test_the_fake_threshold_can_come_from_real_videos_with_several_frames(
     trained: tuple[Path, Path], data_root: str, tmp_path: Path
 ) -> None:
