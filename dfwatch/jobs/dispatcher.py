@@ -2,25 +2,23 @@
 
 Within a sink the order of publication is kept: a message that fails is tried again, after growing pauses, before the
 next one has its turn. Failures in a row and the time of the next try are kept in the journal, so a restart does not
-begin anew. Within a run the monotonic clock counts; the wall clock only tells what an earlier run has left.
+begin anew; ``jobs.pauses`` says how long they last.
 """
 
 from __future__ import annotations
 
 import hashlib
-import random
-import re
 import threading
 import time
 import traceback
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from dfwatch.errors import ConfigError, DfwatchError, MissingExtraError, SinkError, SinkGoneError, StorageError
 from dfwatch.jobs.outbox import Outbox
+from dfwatch.jobs.pauses import Pauses, seconds_since, stored_text
 from dfwatch.journal import Journal
 from dfwatch.operation.vitals import SinkLag
 from dfwatch.redaction import redact_text
@@ -41,13 +39,7 @@ _log = structlog.get_logger(__name__)
 _LOOK_AGAIN_S: Final = 1.0
 _BATCH: Final = 20
 _STORAGE_RETRY_S: Final = 2.0
-_LONGEST_RETRY_AFTER_S: Final = 24 * 3600.0
-_LONGEST_ERROR: Final = 500
 _FRAMES: Final = 20
-# How a stored error ends where the destination asked for the pause. People learn from it why it is long, and the next
-# run that the clock did not make it so.
-_ASKED: Final = "; it asks to be left alone for {:.0f} s"
-_ASKED_S: Final = re.compile(r"; it asks to be left alone for ([0-9]{1,6}) s\Z")
 
 
 class Dispatcher:
@@ -129,7 +121,7 @@ class Dispatcher:
                     state.dead,
                     0.0
                     if state.oldest_queued_at is None or state.name not in served
-                    else max(0.0, _seconds_since(state.oldest_queued_at)),
+                    else max(0.0, seconds_since(state.oldest_queued_at)),
                 )
                 for state in self.states()
             )
@@ -167,11 +159,7 @@ class _Worker:
         self._news = threading.Event()
         self._told = ""
         self._failures = 0
-        # The pause that the journal tells of as ``retry_at``, and its end by the monotonic clock.
-        self._retry_at = ""
-        self._pause_ends_s = 0.0
-        # Since when messages fail, by the monotonic clock; from their numbers in the outbox.
-        self._failing_since_s: dict[int, float] = {}
+        self._pauses = Pauses(settings)
         # Daemonic: a destination that hangs beyond all limits must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name=f"sink-{self.name}", daemon=True)
 
@@ -192,7 +180,7 @@ class _Worker:
     def _run(self) -> None:
         if self._after is not None:
             self._after._thread.join()
-            self._failing_since_s = self._after._failing_since_s
+            self._pauses = Pauses(self._settings, self._after._pauses)
             self._after = None
         try:
             self._resume()
@@ -230,7 +218,7 @@ class _Worker:
         self._failures = state.failures
         if state.gone is not None:
             return _LOOK_AGAIN_S
-        pause_s = self._left_s(state)
+        pause_s = self._pauses.left_s(state)
         if pause_s > 0:
             return self._rest(pause_s)
         # A sink that cannot be made says nothing about any message: they wait, and none is blamed.
@@ -278,7 +266,7 @@ class _Worker:
         except Exception as error:  # noqa: BLE001 - somebody else's code; one sink must not end the service
             return self._failed(entry, self._odd("delivering to", error))
         self._insist(lambda: self._outbox.delivered(self.name, entry))
-        self._failing_since_s.pop(entry.seq, None)
+        self._pauses.done(entry)
         self._works()
         return True
 
@@ -305,14 +293,14 @@ class _Worker:
 
     def _failed(self, entry: Entry, error: SinkError) -> bool:
         self._close()
-        if not error.retryable or self._given_up(entry):
-            text = _text(error)
+        if not error.retryable or self._pauses.given_up(entry):
+            text = stored_text(error)
             _log.error("a message is set aside as dead", sink=self.name, job=entry.job, error=error)
             self._insist(lambda: self._outbox.set_aside(self.name, entry, error=text))
-            self._failing_since_s.pop(entry.seq, None)
+            self._pauses.done(entry)
             return True
         self._tell("a sink does not take a message; it is tried again", error)
-        retry_at, text = self._begin_pause(error)
+        retry_at, text = self._pauses.begin(error, self._failures)
         failures = self._failures + 1
         self._insist(lambda: self._outbox.failed(self.name, entry, failures=failures, retry_at=retry_at, error=text))
         return False
@@ -320,12 +308,12 @@ class _Worker:
     def _troubled(self, event: str, error: DfwatchError) -> float:
         """Note that the sink fails whatever the message; returns for how long to wait before looking again."""
         self._tell(event, error)
-        retry_at, text = self._begin_pause(error)
+        retry_at, text = self._pauses.begin(error, self._failures)
         self._failures += 1
         with suppress(Exception):  # why the outbox does not take it, the next round tells
             self._outbox.troubled(self.name, failures=self._failures, retry_at=retry_at, error=text)
         # What the outbox says of the pause may be the very thing that cannot be read.
-        return min(self._pause_ends_s - time.monotonic(), _LOOK_AGAIN_S)
+        return min(self._pauses.own_left_s, _LOOK_AGAIN_S)
 
     def _odd(self, action: str, error: Exception) -> SinkError:
         """An exception that nobody foresaw, as one of ours: only its type, because its text may hold a secret."""
@@ -337,47 +325,6 @@ class _Worker:
             at = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in where]
             _log.error("a sink failed in a way that it should not", sink=self.name, kind=kind, at=at)
         return SinkError(action, self.name, kind)
-
-    def _given_up(self, entry: Entry) -> bool:
-        """Whether a message that fails now has failed for long enough."""
-        now_s = time.monotonic()
-        if entry.first_failed_at is None:
-            self._failing_since_s[entry.seq] = now_s
-        elif entry.seq not in self._failing_since_s:
-            self._failing_since_s[entry.seq] = now_s - max(0.0, _seconds_since(entry.first_failed_at))
-        return 0 < self._settings.retry_for_s <= now_s - self._failing_since_s[entry.seq]
-
-    def _begin_pause(self, error: DfwatchError) -> tuple[str, str]:
-        """Begin the pause after a failure; returns its end and the error, as the outbox keeps them."""
-        pause_s, text = self._own_pause_s(), _text(error)
-        asked_s = error.retry_after_s if isinstance(error, SinkError) else None
-        asked_s = min(asked_s or 0.0, _LONGEST_RETRY_AFTER_S)
-        if asked_s > pause_s:
-            pause_s = asked_s
-            text += _ASKED.format(asked_s)
-        self._pause_ends_s = time.monotonic() + pause_s
-        self._retry_at = _stamp(datetime.now(UTC) + timedelta(seconds=pause_s))
-        return self._retry_at, text
-
-    def _own_pause_s(self) -> float:
-        longest_s = self._settings.retry_longest_s
-        pause_s = min(longest_s, self._settings.retry_delay_s * 2.0 ** min(self._failures, 60))
-        # Half fixed, half random: many services that lost one server do not come back to it at the same moment.
-        return pause_s * (0.5 + random.random() / 2)  # noqa: S311 - no secret
-
-    def _left_s(self, state: SinkState) -> float:
-        """How much of the pause is left."""
-        if state.retry_at is None:
-            return 0.0
-        if state.retry_at != self._retry_at:
-            # Of an earlier run's pause only the wall clock tells; what no pause explains, a step of the clock does.
-            left_s = -_seconds_since(state.retry_at)
-            asked = _ASKED_S.search(state.error or "")
-            asked_s = min(float(asked[1]) + 1.0, _LONGEST_RETRY_AFTER_S) if asked else 0.0
-            longest_s = max(self._settings.retry_longest_s, asked_s)
-            self._retry_at = state.retry_at
-            self._pause_ends_s = time.monotonic() + (left_s if left_s <= longest_s else 0.0)
-        return self._pause_ends_s - time.monotonic()
 
     def _tell(self, event: str, error: DfwatchError) -> None:
         """Log a failure once, not at each try."""
@@ -404,20 +351,6 @@ def _unreadable(entry: Entry) -> SinkError:
         hint="'dfwatch sinks replay --since' takes it from the sidecar",
         retryable=False,
     )
-
-
-def _text(error: DfwatchError) -> str:
-    """An error as the outbox keeps it."""
-    return redact_text(str(error))[:_LONGEST_ERROR]
-
-
-def _seconds_since(stamp: str) -> float:
-    """How long ago that was by the wall clock; below 0 where it is yet to come."""
-    return (datetime.now(UTC) - datetime.fromisoformat(stamp)).total_seconds()
-
-
-def _stamp(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _fingerprint(settings: SinkSettings) -> str:

@@ -15,6 +15,7 @@ import pytest
 from dfwatch.config import SinkSettings, setting
 from dfwatch.errors import ConfigError, SinkError, SinkGoneError, StorageError
 from dfwatch.jobs import dispatcher as dispatcher_module
+from dfwatch.jobs import pauses as pauses_module
 from dfwatch.jobs.dispatcher import Dispatcher
 from dfwatch.jobs.outbox import Outbox
 from dfwatch.journal import Journal
@@ -204,7 +205,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
             return datetime.now(tz) + timedelta(seconds=made.ahead_s)
 
-    monkeypatch.setattr(dispatcher_module, "datetime", Wall)
+    monkeypatch.setattr(pauses_module, "datetime", Wall)
     return made
 
 
