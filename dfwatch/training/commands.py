@@ -104,8 +104,6 @@ def run_train(arguments: argparse.Namespace) -> int:
         recipe = dataclasses.replace(recipe, id=name, data=data, about=AboutSpec(input_px=recipe.about.input_px))
     excluded = _excluded(arguments)
     if arguments.only_bundle:
-        if not arguments.bundle:
-            raise TrainingError("writing the bundle", arguments.run, "--bundle is missing")
         return _export(arguments, recipe, open_pools(arguments.data, recipe, excluded).groups)
     asked = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -226,11 +224,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     """Run `dfwatch evaluate`."""
     bundle = load_bundle(arguments.bundle)
     if arguments.margin is not None:
-        if arguments.store:
-            raise TrainingError("evaluating", arguments.bundle, "--store keeps no figures of another --margin")
         bundle = dataclasses.replace(bundle, crop=dataclasses.replace(bundle.crop, margin=arguments.margin))
-    if bool(arguments.videos) == bool(arguments.pack):
-        raise TrainingError("evaluating", arguments.bundle, "give either --videos, or --data and --pack")
     items: list[Item] = []
     if arguments.videos:
         judged, trained, data = _judge_videos(arguments, bundle)
@@ -278,8 +272,6 @@ def _judge_videos(arguments: argparse.Namespace, bundle: Bundle) -> tuple[list[J
 
 
 def _items(arguments: argparse.Namespace, rule: SplitRule) -> list[Item]:
-    if not arguments.data:
-        raise TrainingError("opening the packs", ", ".join(arguments.pack), "--data is missing")
     excluded = _excluded(arguments)
     found: list[Item] = []
     for name in arguments.pack:
