@@ -39,7 +39,8 @@ def draw(report: Report, folder: Path) -> list[Path]:
 def fill(page: Path, report: Report) -> list[str]:
     """Put a run into a page's marked sections, and its plots beside the page.
 
-    Sections of cases that did not run are left as they are.
+    Sections of cases that did not run are left as they are; so are machine and targets, which tell of all cases, unless
+    each case of the page has run.
 
     Returns:
         Names of the sections that were filled.
@@ -47,7 +48,10 @@ def fill(page: Path, report: Report) -> list[str]:
     contents = {name: tables.result(result) for name, result in report.results.items()}
     contents |= {name: f"Skipped: {why}." for name, why in report.skipped.items()}
     found = [target for result in report.results.values() for target in result.targets]
-    contents |= {"machine": tables.facts(report.facts), "targets": tables.targets(found)}
+    of_all = {"machine": tables.facts(report.facts), "targets": tables.targets(found)}
+    text = page.read_text(encoding="utf-8")
+    if {match["name"] for match in _SECTION.finditer(text)} <= {*contents, *of_all}:
+        contents |= of_all
     filled: list[str] = []
 
     def put(match: re.Match[str]) -> str:
@@ -57,7 +61,6 @@ def fill(page: Path, report: Report) -> list[str]:
         filled.append(name)
         return f"{match[1]}\n{contents[name]}\n\n{match[3]}"
 
-    text = _SECTION.sub(put, page.read_text(encoding="utf-8"))
-    page.write_text(text, encoding="utf-8")
+    page.write_text(_SECTION.sub(put, text), encoding="utf-8")
     draw(report, page.parent)
     return filled
