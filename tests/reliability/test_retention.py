@@ -165,6 +165,7 @@ def test_what_cannot_be_removed_holds_nothing_else_up(bench: Bench, monkeypatch:
         bench.clock.pass_days(0.01)
     monkeypatch.setattr(os, "unlink", failing)
     monkeypatch.setattr(retention, "MOST_AT_ONCE", 3)
+    structlog.reset_defaults()  # a test before this one may have let a service configure the log
     with structlog.testing.capture_logs() as told:
         assert bench.sweep(done_max_files=0, done_max_age_days=0.001) == Swept(1)
         assert bench.sweep(done_max_files=0, done_max_age_days=0.001) == Swept(2)
