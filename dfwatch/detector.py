@@ -12,7 +12,7 @@ import torch
 
 from dfwatch.errors import DeviceError, ModelError
 from dfwatch.inference.candidates import without_openvino
-from dfwatch.inference.devices import DeviceChoice, choose_device, choose_devices
+from dfwatch.inference.devices import DeviceChoice, choose_device_for, choose_devices
 from dfwatch.inference.fresh import fresh_network
 from dfwatch.inference.processor import usable_threads
 from dfwatch.inference.torch_engine import TorchEngine
@@ -98,7 +98,7 @@ class Detector:
             ModelError: The model gives no finite scores, or the engine that is asked for does not take it.
         """
         bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-        return cls._on(bundle, _choice(settings), settings, cache_dir)
+        return cls._on(bundle, choose_device_for(settings), settings, cache_dir)
 
     @classmethod
     def load_all(
@@ -111,7 +111,7 @@ class Detector:
         """
         bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
         if settings.engine == "openvino":
-            return (cls._on(bundle, _choice(settings), settings, cache_dir),)
+            return (cls._on(bundle, choose_device_for(settings), settings, cache_dir),)
         choices = choose_devices(settings.device)
         first = cls._on(bundle, choices[0], settings, cache_dir)
         # What was measured on one holds for all: they are the same model, and must run in the same way.
@@ -232,9 +232,3 @@ def _failure(action: str, device: torch.device, name: str, error: RuntimeError) 
     return DeviceError(
         action, name, f"the device failed: {cause}", hint="a restart of the service gets it back", retryable=True
     )
-
-
-def _choice(settings: ModelSettings) -> DeviceChoice:
-    """The device; who asks for OpenVINO and names no device means the CPU, even where there is a GPU."""
-    automatic_cpu = settings.engine == "openvino" and settings.device == "auto"
-    return choose_device("cpu" if automatic_cpu else settings.device)

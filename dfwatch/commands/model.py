@@ -149,18 +149,14 @@ def _imported(arguments: argparse.Namespace, facts: ImportFacts) -> Bundle:
         ConfigError: Options are missing without which nobody knows what the checkpoint is.
         ModelError: The checkpoint or its facts are no good.
     """
-    from dfwatch.models.importing import REQUIRED_FACTS, import_checkpoint
+    from dfwatch.models.importing import MissingFactsError, import_checkpoint
 
     try:
         return import_checkpoint(
             arguments.checkpoint, arguments.folder, facts, half=arguments.half, overwrite=arguments.overwrite
         )
-    except BundleError as error:
-        missing = [option for name, option in REQUIRED_FACTS.items() if getattr(facts, name) is None]
-        # A df_model.pt needs none of them and can fail for other reasons: only its cause tells.
-        if missing and error.cause.endswith(", ".join(missing)):
-            raise ConfigError(error.action, error.subject, error.cause, hint=error.hint) from error
-        raise
+    except MissingFactsError as error:
+        raise ConfigError(error.action, error.subject, error.cause, hint=error.hint) from error
 
 
 def _path(arguments: argparse.Namespace) -> str:

@@ -14,6 +14,7 @@ from dfwatch.commands import new_parser
 from dfwatch.console.exits import Exit
 from dfwatch.errors import ConfigError, StorageError
 from dfwatch.printable import printable
+from dfwatch.storage.stamps import stamp
 
 if TYPE_CHECKING:
     import argparse
@@ -245,7 +246,7 @@ def moment(text: str, now: datetime) -> str:
             "it is neither a time nor an age",
             hint="2026-01-31T12:00Z, 12h or 7d",
         ) from exc
-    return found.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return stamp(found)
 
 
 def _settings(arguments: argparse.Namespace) -> tuple[list[SinkSettings], str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 import os
 import sys
 import time
@@ -12,10 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dfwatch.commands import new_parser
 from dfwatch.console.exits import Exit
+from dfwatch.console.ranges import in_range
 from dfwatch.console.text import age_s, duration
 from dfwatch.printable import printable
 
 if TYPE_CHECKING:
+    import argparse
+
     from dfwatch.commands import Subparsers
     from dfwatch.config import Settings
     from dfwatch.journal import JobRow
@@ -42,7 +43,7 @@ def add_parser(commands: Subparsers) -> None:
         "--watch",
         metavar="SECONDS",
         nargs="?",
-        type=_interval_s,
+        type=in_range(float, _WATCH_LEAST_S, _WATCH_MOST_S, "number of seconds"),
         const=_WATCH_INTERVAL_S,
         help="show it at the terminal until Ctrl-C, anew every SECONDS (0.1 to 3600, default: 1); "
         "with --json, one line each time",
@@ -73,16 +74,6 @@ def _report(settings: Settings, last: int) -> dict[str, Any]:
     from dfwatch.sinks.report import gather as gather_sinks
 
     return {**gather(settings.root, last), "sinks": gather_sinks(settings.root, settings.sinks)}
-
-
-def _interval_s(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not _WATCH_LEAST_S <= value <= _WATCH_MOST_S:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from {_WATCH_LEAST_S} to {_WATCH_MOST_S}")
-    return value
 
 
 def _watch(settings: Settings, last: int, interval_s: float, *, as_json: bool) -> int:

@@ -101,9 +101,13 @@ class PacketLog:
         before = until[np.searchsorted(others[order], places)]
         return np.asarray(places - (np.cumsum(sizes) - sizes) - before, np.int64)
 
+    def usual_step(self) -> float:
+        """Usual distance of two frames, in the stream's unit."""
+        return usual_step(np.sort(np.frombuffer(self.stamps, np.int64)))
+
     def misplaced_share(self, unit_s: float) -> float:
         """Share of the frames that come after frames shown later, by more than reordering explains; 0 to 1."""
-        return share_behind(self.stamps, reordering(self.stamps, unit_s))
+        return share_behind(self.stamps, reordering(self.usual_step(), unit_s))
 
     def holes(self, unit_s: float, duration_s: float, slices: int, size_bytes: int) -> tuple[Hole, ...]:
         """Holes that swallow at least one of ``slices`` slices of the playing time.
@@ -151,9 +155,8 @@ def share_behind(stamps: Sequence[int], allowed: float) -> float:
     return float(np.mean(np.maximum.accumulate(values) - values > allowed))
 
 
-def reordering(stamps: Sequence[int], unit_s: float) -> float:
-    """How far back reordering explains, in the stamps' unit, by their usual distance."""
-    step = usual_step(np.sort(np.asarray(stamps, np.int64))) if len(stamps) > 1 else 0.0
+def reordering(step: float, unit_s: float) -> float:
+    """How far back reordering explains, in the stamps' unit, as the usual distance ``step`` is."""
     return max(BACK_S / unit_s, REORDERED_PACKETS * step)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dfwatch.decode.holes import BACK_S, REORDERED_PACKETS, reordering, share_behind, usual_step
+from dfwatch.decode.holes import REORDERED_PACKETS, reordering, share_behind, usual_step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +63,10 @@ def find_joins(log: PacketLog, keys: Sequence[int], unit_s: float) -> Joins | No
         keys: Positions of the key frames among them.
         unit_s: Seconds of one unit of time stamps.
     """
-    starts = _starts(log.stamps, reordering(log.stamps, unit_s), _OVERFLOW_S / unit_s)
+    step = log.usual_step()
+    if not may_be_joined(log.stamps, unit_s, step * unit_s):
+        return None
+    starts = _starts(log.stamps, reordering(step, unit_s), _OVERFLOW_S / unit_s)
     firsts = [log.places[start] for start in starts]
     # Places that do not ascend tell no recording from the other.
     if len(starts) < 2 or not keys or any(one >= other for one, other in pairwise(firsts)):
@@ -96,8 +99,8 @@ def may_be_joined(stamps: Sequence[int], unit_s: float, frame_s: float) -> bool:
     """
     if not stamps:
         return False
-    allowed = max(BACK_S, REORDERED_PACKETS * frame_s) / unit_s
-    return share_behind(stamps, allowed) > 0 or max(stamps) - min(stamps) > _OVERFLOW_S / unit_s
+    behind = share_behind(stamps, reordering(frame_s / unit_s, unit_s))
+    return behind > 0 or max(stamps) - min(stamps) > _OVERFLOW_S / unit_s
 
 
 def _starts(stamps: Sequence[int], allowed: float, overflow: float) -> list[int]:

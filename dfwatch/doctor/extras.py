@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 def engine(settings: ModelSettings) -> Finding:
     """Whether what is to run the model is installed, and runs on the device."""
     from dfwatch.inference.candidates import candidates, without_openvino  # noqa: PLC0415 - imports torch
-    from dfwatch.inference.devices import choose_device  # noqa: PLC0415
+    from dfwatch.inference.devices import choose_device_for  # noqa: PLC0415
 
-    # As the detector does: who asks for OpenVINO and names no device means the CPU.
-    on_cpu = settings.engine == "openvino" and settings.device == "auto"
-    device = choose_device("cpu" if on_cpu else settings.device).device
+    device = choose_device_for(settings).device
     ways = candidates(device, settings)
     engines = " or ".join(dict.fromkeys(way.engine for way in ways))
     note = without_openvino(device, settings)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from dfwatch.errors import DeviceError
+
+if TYPE_CHECKING:
+    from dfwatch.config import ModelSettings
 
 _ACTION = "choosing the device"
 
@@ -59,6 +63,16 @@ def choose_device(setting: str) -> DeviceChoice:
         DeviceError: As there.
     """
     return _first(setting)
+
+
+def choose_device_for(settings: ModelSettings) -> DeviceChoice:
+    """``choose_device``; who asks for OpenVINO and names no device means the CPU, even where there is a GPU.
+
+    Raises:
+        DeviceError: As there.
+    """
+    automatic_cpu = settings.engine == "openvino" and settings.device == "auto"
+    return choose_device("cpu" if automatic_cpu else settings.device)
 
 
 def _first(setting: str) -> DeviceChoice:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from dfwatch.errors import DfwatchError, SinkError
 from dfwatch.redaction import redact_text
+from dfwatch.storage.stamps import stamp
 
 if TYPE_CHECKING:
     from dfwatch.config import SinkSettings
@@ -56,7 +57,7 @@ class Pauses:
             pause_s = asked_s
             text += _ASKED.format(asked_s)
         self._ends_s = time.monotonic() + pause_s
-        self._retry_at = _stamp(datetime.now(UTC) + timedelta(seconds=pause_s))
+        self._retry_at = stamp(datetime.now(UTC) + timedelta(seconds=pause_s))
         return self._retry_at, text
 
     def left_s(self, state: SinkState) -> float:
@@ -103,10 +104,6 @@ def stored_text(error: DfwatchError) -> str:
     return redact_text(str(error))[:_LONGEST_ERROR]
 
 
-def seconds_since(stamp: str) -> float:
+def seconds_since(when: str) -> float:
     """How long ago that was by the wall clock; below 0 where it is yet to come."""
-    return (datetime.now(UTC) - datetime.fromisoformat(stamp)).total_seconds()
-
-
-def _stamp(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (datetime.now(UTC) - datetime.fromisoformat(when)).total_seconds()

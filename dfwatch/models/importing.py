@@ -37,6 +37,10 @@ REQUIRED_FACTS = {
 }
 
 
+class MissingFactsError(BundleError):
+    """What only the checkpoint's owner knows was not said."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportFacts:
     """What its owner says of a checkpoint; None for what was not said.
@@ -150,7 +154,7 @@ def _from_facts(checkpoint: Path, facts: ImportFacts) -> Bundle:
         or facts.licence is None
     ):
         missing = [option for name, option in REQUIRED_FACTS.items() if getattr(facts, name) is None]
-        raise BundleError(
+        raise MissingFactsError(
             _ACTION,
             checkpoint,
             f"a checkpoint does not say what its numbers mean; missing: {', '.join(missing)}",

@@ -31,6 +31,7 @@ from dfwatch.inbox.completeness import Fingerprint
 from dfwatch.reasons import Status
 from dfwatch.sinks import sidecar
 from dfwatch.storage.digest import Digest
+from dfwatch.storage.stamps import stamp
 
 if TYPE_CHECKING:
     import sqlite3
@@ -245,8 +246,7 @@ class Retention:
     def _before(self, max_age_days: float) -> str:
         """The stamp of the oldest thing to keep."""
         now = datetime.fromtimestamp(self._clock.time(), UTC)
-        # As ``stamps.utc_now`` writes it, so that texts compare like times.
-        return (now - timedelta(days=max_age_days)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return stamp(now - timedelta(days=max_age_days))
 
     def _is_it(self, path: str, row: sqlite3.Row) -> bool | None:
         """Whether the file is still the one that was put there; None while that is being found out."""

@@ -6,14 +6,14 @@ to see goes to standard error, results go to files.
 
 from __future__ import annotations
 
-import argparse
-import math
 import time
 from typing import TYPE_CHECKING
 
+from dfwatch.console.ranges import in_range
 from dfwatch.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -47,13 +47,16 @@ def _add_prepare(subparsers: Subparsers) -> None:
     parser.add_argument("--cropped", action="store_true", help="the pictures are face crops already: keep them whole")
     parser.add_argument(
         "--size",
-        type=_whole(16, 4096),
+        type=in_range(int, 16, 4096),
         default=224,
         metavar="PX",
         help="longest side of a stored crop, 16 to 4096 (224)",
     )
     parser.add_argument(
-        "--margin", type=_share(0, 4), default=0.35, help="room around the face box, in its sides, 0 to 4 (0.35)"
+        "--margin",
+        type=in_range(float, 0, 4),
+        default=0.35,
+        help="room around the face box, in its sides, 0 to 4 (0.35)",
     )
     parser.add_argument(
         "--codec",
@@ -61,9 +64,13 @@ def _add_prepare(subparsers: Subparsers) -> None:
         choices=("jpeg", "webp"),
         help="of stored crops; webp needs a third of the bytes (jpeg)",
     )
-    parser.add_argument("--quality", type=_whole(1, 100), default=95, help="of stored crops, 1 to 100 (95)")
-    parser.add_argument("--frames", type=_whole(1, 10_000), default=16, help="frames from each video, 1 to 10000 (16)")
-    parser.add_argument("--processes", type=_whole(1, 1024), default=1, help="processes for pictures, 1 to 1024 (1)")
+    parser.add_argument("--quality", type=in_range(int, 1, 100), default=95, help="of stored crops, 1 to 100 (95)")
+    parser.add_argument(
+        "--frames", type=in_range(int, 1, 10_000), default=16, help="frames from each video, 1 to 10000 (16)"
+    )
+    parser.add_argument(
+        "--processes", type=in_range(int, 1, 1024), default=1, help="processes for pictures, 1 to 1024 (1)"
+    )
     parser.set_defaults(command=_lazy("run_prepare"))
 
 
@@ -173,38 +180,8 @@ def _add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> None
     parser.add_argument("--exclude", metavar="FILE", help="videos or groups never to be used, one a line")
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    """An option's type: a whole number of this range."""
-
-    def convert(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {least} to {most}")
-        return value
-
-    return convert
-
-
-def _share(least: float, most: float) -> Callable[[str], float]:
-    """An option's type: a number of this range."""
-
-    def convert(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number from {least:g} to {most:g}")
-        return value
-
-    return convert
-
-
 def _check_train(arguments: argparse.Namespace) -> None:
-    """Refuse what no data can make right.
+    """Read the recipe, and refuse what no data can make right.
 
     Raises:
         ConfigError: An option is missing, or the recipe is wrong.
@@ -214,7 +191,7 @@ def _check_train(arguments: argparse.Namespace) -> None:
     if arguments.only_bundle and not arguments.bundle:
         raise ConfigError("writing the bundle", arguments.run, "--bundle is missing")
     try:
-        load_recipe(arguments.recipe)
+        arguments.recipe = load_recipe(arguments.recipe)
     except TrainingError as error:
         raise ConfigError(error.action, error.subject, error.cause, hint=error.hint) from error
 

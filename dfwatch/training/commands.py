@@ -41,7 +41,7 @@ from dfwatch.training.metrics import Cut, auc
 from dfwatch.training.opening import open_trainer
 from dfwatch.training.packs import Pack
 from dfwatch.training.prepare import CONTACT_SHEET, PrepareOptions, contact_sheet, is_video, prepare, summary_table
-from dfwatch.training.recipe import AboutSpec, load_recipe
+from dfwatch.training.recipe import AboutSpec
 from dfwatch.training.report import as_json, write_report
 from dfwatch.training.splits import SplitRule, read_exclusions, take
 from dfwatch.training.summary import arrays, evaluate, summarise
@@ -91,7 +91,7 @@ def run_prepare(arguments: argparse.Namespace) -> int:
 
 def run_train(arguments: argparse.Namespace) -> int:
     """Run `dfwatch train`: 0 when the run is complete, 3 when time ran out before."""
-    recipe = load_recipe(arguments.recipe)
+    recipe: Recipe = arguments.recipe
     if arguments.teacher and recipe.teacher:
         recipe = dataclasses.replace(recipe, teacher=dataclasses.replace(recipe.teacher, bundle=arguments.teacher))
     if arguments.initial:

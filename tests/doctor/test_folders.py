@@ -13,11 +13,10 @@ from dfwatch.doctor import folders
 from dfwatch.doctor.finding import Health
 from dfwatch.inbox.filesystems import Mount
 from dfwatch.storage.layout import FOLDERS, Layout
+from tests.users import NOBODY, somebody_else
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -33,19 +32,6 @@ def layout() -> Iterator[Layout]:
         for name in names:
             os.chmod(os.path.join(base, name), 0o700)
     shutil.rmtree(top)
-
-
-@contextlib.contextmanager
-def somebody_else() -> Iterator[None]:
-    """As a user without special powers: root may do everything, so as root no permission could be tested."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def entries(layout: Layout) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 import subprocess
@@ -18,9 +17,9 @@ from typing import Any
 import pytest
 
 from dfwatch.storage.database import Database
+from tests.users import somebody_else
 
 THREADS = 8
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -208,19 +207,6 @@ def closed_folder() -> Iterator[Path]:
 
 
 @contextmanager
-def member_of_the_group() -> Iterator[None]:
-    """Who may read everything and write nothing; root may write whatever the mode says."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-@contextmanager
 def owner_of(folder: Path) -> Iterator[Path]:
     folder.chmod(0o755)
     try:
@@ -249,25 +235,25 @@ def rows_in(database: Database) -> int:
 
 def test_a_reader_who_may_not_write_reads_what_nobody_has_open(closed_folder: Path) -> None:
     work_in(closed_folder, "db.close()")
-    with member_of_the_group(), closing(Database(str(closed_folder / "some.sqlite3"), read_only=True)) as database:
+    with somebody_else(), closing(Database(str(closed_folder / "some.sqlite3"), read_only=True)) as database:
         assert rows_in(database) == 1
         assert [path.name for path in closed_folder.iterdir()] == ["some.sqlite3"]
 
 
 def test_a_reader_who_may_not_write_sees_what_a_service_does_that_starts_meanwhile(closed_folder: Path) -> None:
     work_in(closed_folder, "db.close()")
-    with member_of_the_group():
+    with somebody_else():
         reader = Database(str(closed_folder / "some.sqlite3"), read_only=True)
         before = rows_in(reader)
     with owner_of(closed_folder) as path:
         service = Database(str(path))
         with service.write() as db:
             db.execute("INSERT INTO things VALUES (2)")
-    with member_of_the_group():
+    with somebody_else():
         running = rows_in(reader)
     with owner_of(closed_folder):
         service.close()
-    with member_of_the_group(), closing(reader):
+    with somebody_else(), closing(reader):
         assert (before, running, rows_in(reader)) == (1, 2, 2)
 
 
@@ -276,7 +262,7 @@ def test_a_reader_who_may_not_write_is_told_why_nothing_can_be_read(closed_folde
     with owner_of(closed_folder) as path:
         path.with_name("some.sqlite3-shm").unlink()
     with (
-        member_of_the_group(),
+        somebody_else(),
         closing(Database(str(closed_folder / "some.sqlite3"), read_only=True)) as database,
         pytest.raises(sqlite3.OperationalError, match=r"neither read some\.sqlite3-wal and -shm .* ask as its owner"),
     ):
