@@ -5,23 +5,17 @@ No decoder runs in this process and nothing here imports one. A file is passed a
 
 from __future__ import annotations
 
-import array
-import contextlib
 import json
 import os
-import select
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from dfwatch.decode import wire
-from dfwatch.decode.wire import HEAD, ProtocolError
+from dfwatch.decode.process import HungUpError, ReaderProcess, TimedOutError
+from dfwatch.decode.wire import ProtocolError
 from dfwatch.errors import ReaderCrashError, ReaderStartError, StorageError
 from dfwatch.reading import thumbnail_side
 from dfwatch.reasons import Reason
@@ -30,24 +24,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dfwatch.config import FaceSettings, ReaderSettings
+    from dfwatch.decode.process import Hello
     from dfwatch.reading import CropSpec, Reading
 
-START_LIMIT_S = 60.0
-STDERR_TAIL_BYTES = 4096
 CHILD_MODULE = "dfwatch.decode.child"
-_LONGEST_WORDS = 500
-# With these words Python's faulthandler begins: a stack and a list of modules, which say less than the signal does.
-_FAULT = "Fatal Python error: "
-# The child's libraries would otherwise start one thread for each core, which their memory limit does not allow for.
-_CHILD_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENCV_LOG_LEVEL": "SILENT"}
-
-
-# All that the child sees of this process's environment; the rest may hold secrets.
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")
-
-
-def _child_environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in _PASSED_ON if name in os.environ} | _CHILD_ENVIRONMENT
 
 
 def reader_processes(settings: ReaderSettings, cores: int | None = None) -> int:
@@ -76,29 +56,6 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-class _HungUpError(Exception):
-    """The child closed its end: it is dead or dying."""
-
-
-class _TimedOutError(Exception):
-    """The wall-clock limit has passed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Hello:
-    """What a child says of itself once it is ready.
-
-    Attributes:
-        decoder: Name and version of its decoder.
-        confinement: Measures in force.
-        skipped: Measures that this machine does not have, each with its reason.
-    """
-
-    decoder: str
-    confinement: tuple[str, ...]
-    skipped: tuple[str, ...]
-
-
 class Reader:
     """One reader child, started when first needed (or ahead, with ``start``), replaced after a crash or many files.
 
@@ -123,7 +80,7 @@ class Reader:
         self._settings = replace(settings, decoder_threads=decoder_threads(settings))
         self._faces = faces
         self._module = child_module
-        self._child: _Child | None = None
+        self._child: ReaderProcess | None = None
         self._jobs = 0
         self._closed = False
         self._lock = threading.Lock()
@@ -176,10 +133,10 @@ class Reader:
             child.send(wire.encode_request(crop), fd, deadline)
             message, blob = child.receive(deadline, self._max_blob(crop))
             return self._understand(message, blob, crop, subject)
-        except _TimedOutError:
+        except TimedOutError:
             cause, reason = f"no answer within {limit:g} s", Reason.READER_TIMEOUT
             hint = "see reader.time_limit_s in the configuration"
-        except (_HungUpError, OSError):
+        except (HungUpError, OSError):
             if self._closed:
                 raise _closed_error() from None
             cause, reason = child.cause_of_death(self._settings)
@@ -230,7 +187,7 @@ class Reader:
             hint = "see reader.memory_limit_bytes in the configuration"
         raise ReaderCrashError("reading", subject, cause, reason=reason, hint=hint)
 
-    def _ready_child(self) -> _Child:
+    def _ready_child(self) -> ReaderProcess:
         child = self._child
         if child is not None and (self._jobs >= self._settings.jobs_per_process or not child.is_alive()):
             self._drop(child)
@@ -247,7 +204,7 @@ class Reader:
             }
         )
         try:
-            child = self._starter.submit(_Child, self._module, options).result()
+            child = self._starter.submit(ReaderProcess, self._module, options).result()
         except (RuntimeError, OSError) as error:
             raise ReaderStartError("starting", "the reader process", error, reason=Reason.READER_CRASHED) from error
         self._jobs = 0
@@ -258,7 +215,7 @@ class Reader:
         child.kill()
         raise _closed_error()
 
-    def _drop(self, child: _Child | None) -> None:
+    def _drop(self, child: ReaderProcess | None) -> None:
         with self._lock:
             if child is self._child:
                 self._child = None
@@ -268,141 +225,3 @@ class Reader:
 
 def _closed_error() -> ReaderCrashError:
     return ReaderCrashError("reading", "", "the reader is closed", reason=Reason.READER_CRASHED)
-
-
-class _Child:
-    """A running child and the parent's end of its socket."""
-
-    def __init__(self, module: str, options: str) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._socket = ours
-        self._stderr = read_end
-        self.dirty = False
-        try:
-            with theirs:
-                self.process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", module, str(theirs.fileno()), options],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=write_end,
-                    pass_fds=(theirs.fileno(),),
-                    env=_child_environment(),
-                    process_group=0,
-                )
-        except BaseException:
-            ours.close()
-            os.close(read_end)
-            raise
-        finally:
-            os.close(write_end)
-        ours.setblocking(False)  # noqa: FBT003 - the standard library's own signature
-        self.hello = self._wait_for_hello()
-
-    def _wait_for_hello(self) -> Hello:
-        try:
-            message, _ = self.receive(time.monotonic() + START_LIMIT_S, 0)
-            return Hello(*wire.decode_hello(message))
-        except (_HungUpError, _TimedOutError, ProtocolError, OSError) as error:
-            self.process.kill()
-            self.process.wait()
-            last_words = self.last_words()
-            self.kill()
-            raise ReaderStartError(
-                "starting",
-                "the reader process",
-                last_words or f"it did not come up ({type(error).__name__.strip('_')})",
-                reason=Reason.READER_CRASHED,
-                hint="dfwatch doctor shows what is missing",
-            ) from error
-
-    def is_alive(self) -> bool:
-        """Whether the process still runs."""
-        return self.process.poll() is None
-
-    def send(self, message: bytes, fd: int, deadline: float) -> None:
-        """Send a message with a descriptor."""
-        self.dirty = True
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
-        self._wait(select.POLLOUT, deadline)
-        sent = self._socket.sendmsg([message], rights)
-        while sent < len(message):
-            self._wait(select.POLLOUT, deadline)
-            sent += self._socket.send(message[sent:])
-
-    def receive(self, deadline: float, max_blob_bytes: int) -> tuple[dict[str, Any], bytes]:
-        """The next message: its JSON object and its bytes."""
-        json_bytes, blob_bytes = wire.unpack_head(self._exactly(HEAD.size, deadline), max_blob_bytes)
-        message = wire.parse_json(self._exactly(json_bytes, deadline))
-        blob = self._exactly(blob_bytes, deadline)
-        self.dirty = False
-        return message, blob
-
-    def _exactly(self, count: int, deadline: float) -> bytes:
-        data = bytearray(count)
-        view, got = memoryview(data), 0
-        while got < count:
-            self._wait(select.POLLIN, deadline)
-            try:
-                more = self._socket.recv_into(view[got:])
-            except BlockingIOError:
-                continue
-            if more == 0:
-                raise _HungUpError
-            got += more
-        view.release()
-        return bytes(data)
-
-    def _wait(self, event: int, deadline: float) -> None:
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise _TimedOutError
-        poller = select.poll()
-        poller.register(self._socket, event)
-        if not poller.poll(left * 1000.0):
-            raise _TimedOutError
-
-    def cause_of_death(self, settings: ReaderSettings) -> tuple[str, Reason]:
-        """Why the process hung up, in words and as a code."""
-        try:
-            status = self.process.wait(timeout=5.0)
-        except subprocess.TimeoutExpired:
-            return "it hung up but did not end", Reason.READER_CRASHED
-        words = self.last_words()
-        if status >= 0:
-            return words or f"it ended with status {status}", Reason.READER_CRASHED
-        name = _signal_name(-status)
-        if -status == signal.SIGXCPU:
-            return f"it used more than {settings.cpu_limit_s:g} s of processor time", Reason.READER_TIMEOUT
-        if -status == signal.SIGKILL:
-            return "it was killed, most likely for want of memory", Reason.READER_OUT_OF_MEMORY
-        return f"it died by {name}" + (f": {words}" if words else ""), Reason.READER_CRASHED
-
-    def last_words(self) -> str:
-        """The last line that the process wrote to its standard error, what ``faulthandler`` added aside."""
-        data = b""
-        with contextlib.suppress(OSError):
-            while part := os.read(self._stderr, 65536):
-                data = (data + part)[-STDERR_TAIL_BYTES:]
-        said, _, _ = data.decode("utf-8", "replace").partition(_FAULT)
-        lines = [" ".join(line.split()) for line in said.splitlines()]
-        return next((line for line in reversed(lines) if line), "")[:_LONGEST_WORDS]
-
-    def kill(self) -> None:
-        """End the process, wait for it, and close what belongs to it. May be called more than once."""
-        self.process.kill()
-        self.process.wait()
-        if self._stderr >= 0:
-            os.close(self._stderr)
-            self._stderr = -1
-        # A read in progress in another thread sees the hang-up and raises.
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
