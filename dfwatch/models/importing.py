@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+NOT_MEASURED = "Nothing about this model was measured by dfwatch."
 _ACTION = "importing the checkpoint"
 
 # Names for the usual pairs of mean and standard deviation.
@@ -175,7 +176,7 @@ def _from_facts(checkpoint: Path, facts: ImportFacts) -> Bundle:
         calibration=Calibration(fitted_on="nothing: imported without held-out data; see dfwatch calibrate"),
         thresholds=UNVERIFIED_THRESHOLDS,
         licence=facts.licence,
-        known_failures=("Nothing about this model was measured by dfwatch.",),
+        known_failures=(NOT_MEASURED,),
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dfwatch.training.summary import CAVEAT
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dfwatch.models.bundle import Bundle
+    from dfwatch.models.bundle import Bundle, TrainingRecord
 
 _SHOWN = (
     "AUC",
@@ -22,11 +24,7 @@ _SHOWN = (
     "fakes called REAL",
     "Brier score",
     "ECE",
-)
-
-_ZERO = (
-    "A bootstrap cannot show what did not occur: where a rate is 0 (or 1) its interval is too narrow. "
-    "None of 9 is compatible with up to 28 %, none of 300 with up to 1 %."
+    "ECE if calibrated",
 )
 
 
@@ -63,11 +61,7 @@ def render(bundle: Bundle) -> str:
         "",
         *(f"- {line}" for line in bundle.training.data),
         "",
-        (
-            "Groups (source videos or people, as the data set has them) never cross the split; the hashes of those "
-            "trained on are in "
-            f"`{bundle.training.groups_file}`, and `dfwatch evaluate` refuses to report on them."
-        ),
+        _groups(bundle.training),
         (
             "Who the people in the data are is not known: no figure is broken down by age, sex or skin colour, and "
             "none of them promises the same accuracy for everybody."
@@ -78,7 +72,7 @@ def render(bundle: Bundle) -> str:
         "95 % intervals in brackets, by a bootstrap over groups.",
         "",
     ]
-    parts += [_ZERO, ""]
+    parts += [CAVEAT, ""]
     trained = bundle.metrics.get("training")
     if isinstance(trained, dict):
         parts += [
@@ -97,6 +91,19 @@ def render(bundle: Bundle) -> str:
     return "\n".join(parts)
 
 
+def _groups(training: TrainingRecord) -> str:
+    if not (training.groups or training.groups_file):
+        return (
+            "Which videos it was trained on is not known: `dfwatch evaluate` cannot refuse to report on them, and "
+            "figures may flatter it."
+        )
+    return (
+        "Groups (source videos or people, as the data set has them) never cross the split; the hashes of those trained "
+        f"on are in `{training.groups_file or 'bundle.yaml'}`, and `dfwatch evaluate` refuses to report on them. It "
+        "knows them by their names: videos that were renamed, or lie in another layout, pass."
+    )
+
+
 def _measured(name: str, measured: Mapping[str, Any]) -> list[str]:
     total = measured.get("all", {})
     parts = [
@@ -104,7 +111,7 @@ def _measured(name: str, measured: Mapping[str, Any]) -> list[str]:
         "",
         (
             f"{measured.get('data', '')}: {total.get('reals')} real, {total.get('fakes')} fake, "
-            f"{total.get('groups')} groups, {total.get('without_face')} without a face."
+            f"{total.get('groups')} groups, {total.get('without_face')} without a face{_unreadable(total)}."
         ),
         "",
     ]
@@ -125,6 +132,10 @@ def _measured(name: str, measured: Mapping[str, Any]) -> list[str]:
             ]
             parts.append("")
     return parts
+
+
+def _unreadable(total: Mapping[str, Any]) -> str:
+    return f", {total['unreadable']} that could not be read" if total.get("unreadable") else ""
 
 
 def _figure(numbers: Any) -> str:  # noqa: ANN401 - from YAML

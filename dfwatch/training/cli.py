@@ -99,11 +99,13 @@ def _add_train(subparsers: Subparsers) -> None:
     parser.add_argument("--initial", metavar="SOURCE", help="first weights, in place of the recipe's")
     parser.add_argument("--teacher", metavar="BUNDLE", help="the teacher's bundle, in place of the recipe's")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (auto)")
-    parser.add_argument("--workers", type=int, default=1, help="processes that make batches (1)")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads of torch (torch's choice)")
+    parser.add_argument("--workers", type=in_range(int, 0, 1024), default=1, help="processes that make batches (1)")
+    parser.add_argument(
+        "--threads", type=in_range(int, 0, 1024), default=0, help="CPU threads of torch (torch's choice)"
+    )
     parser.add_argument(
         "--max-minutes",
-        type=float,
+        type=in_range(float, 0.0, 1e6),
         default=0.0,
         help="be done with everything, checkpoint and bundle included, after this time since the start; exit code "
         f"{INCOMPLETE} means unfinished, and the same command goes on",
@@ -130,7 +132,7 @@ def _add_calibrate(subparsers: Subparsers) -> None:
     parser.add_argument("--method", default="platt", choices=("platt", "temperature", "none"), help="(platt)")
     parser.add_argument(
         "--false-alarms",
-        type=float,
+        type=in_range(float, 0.0, 1.0),
         default=0.01,
         help="share of real groups of which any video is called FAKE (0.01)",
     )
@@ -139,7 +141,9 @@ def _add_calibrate(subparsers: Subparsers) -> None:
         action="store_true",
         help="for few groups: take the plain share of false alarms and say in the bundle that it promises nothing",
     )
-    parser.add_argument("--misses", type=float, default=0.05, help="share of fake videos called REAL (0.05)")
+    parser.add_argument(
+        "--misses", type=in_range(float, 0.0, 1.0), default=0.05, help="share of fake videos called REAL (0.05)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (auto)")
     parser.set_defaults(command=_lazy("run_calibrate"))
 
@@ -159,10 +163,16 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     parser.add_argument("--layout", default="auto", help="layout of --videos (recognised by its files)")
     _add_data(parser, required=False)
     parser.add_argument("--pack", action="append", metavar="NAME", help="pack to measure on; repeatable")
-    parser.add_argument("--split", default="test", choices=("select", "test", "train"), help="part of the packs (test)")
+    parser.add_argument(
+        "--split", choices=("select", "test", "train"), help="part of the data (of packs: test; of --videos: all)"
+    )
     parser.add_argument("--all-fakes", action="store_true", help="every fake; without it as many fakes as reals")
     parser.add_argument(
-        "--robustness", type=int, default=0, metavar="N", help="also after changes, on N videos of each label"
+        "--robustness",
+        type=in_range(int, 0, 1_000_000),
+        default=0,
+        metavar="N",
+        help="also after changes, on N videos of each label",
     )
     parser.add_argument("--run", metavar="FOLDER", help="training run whose curves the report shows")
     parser.add_argument(
@@ -170,7 +180,9 @@ def _add_evaluate(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--store", metavar="NAME", help="store the figures in the bundle under metrics.NAME")
     parser.add_argument("--margin", type=float, metavar="M", help="cut crops with another margin than the bundle's")
-    parser.add_argument("--rounds", type=int, default=1000, help="rounds of the bootstrap (1000)")
+    parser.add_argument(
+        "--rounds", type=in_range(int, 2, 1_000_000), default=1000, help="rounds of the bootstrap (1000)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda … (auto)")
     parser.set_defaults(command=_lazy("run_evaluate", _check_evaluate))
 
@@ -208,6 +220,12 @@ def _check_evaluate(arguments: argparse.Namespace) -> None:
         raise ConfigError("evaluating", arguments.bundle, "give either --videos, or --data and --pack")
     if arguments.pack and not arguments.data:
         raise ConfigError("opening the packs", ", ".join(arguments.pack), "--data is missing")
+    if arguments.videos and (arguments.robustness or arguments.all_fakes):
+        raise ConfigError("evaluating", arguments.videos, "--robustness and --all-fakes are for packs")
+    if arguments.store == "training":
+        raise ConfigError("evaluating", arguments.bundle, "metrics.training tells how it was trained")
+    if arguments.pack and not arguments.split:
+        arguments.split = "test"
 
 
 def _lazy(

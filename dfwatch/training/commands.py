@@ -18,6 +18,7 @@ from dfwatch.config import ModelSettings
 from dfwatch.detector import Detector
 from dfwatch.errors import TrainingError
 from dfwatch.models.bundle import load_bundle
+from dfwatch.models.importing import NOT_MEASURED
 from dfwatch.training import layouts, robustness
 from dfwatch.training.allocation import keep_freed_memory
 from dfwatch.training.batches import open_pools
@@ -26,21 +27,23 @@ from dfwatch.training.cli import INCOMPLETE
 from dfwatch.training.crops import CutSpec
 from dfwatch.training.deck import Item
 from dfwatch.training.export import export_bundle, read_log, split_rule, update_bundle
+from dfwatch.training.frames import is_video
 from dfwatch.training.hints import StoppedError
 from dfwatch.training.judging import (
-    as_many_fakes_as_reals,
+    draw_videos,
     gather_videos,
     judge_crops,
     judge_videos,
+    no_more_fakes_than_reals,
     refuse_trained,
     score_crops,
     weights_in_videos,
 )
 from dfwatch.training.loop import RunOptions
-from dfwatch.training.metrics import Cut, auc
+from dfwatch.training.metrics import auc
 from dfwatch.training.opening import open_trainer
 from dfwatch.training.packs import Pack
-from dfwatch.training.prepare import CONTACT_SHEET, PrepareOptions, contact_sheet, is_video, prepare, summary_table
+from dfwatch.training.prepare import CONTACT_SHEET, PrepareOptions, contact_sheet, prepare, summary_table
 from dfwatch.training.recipe import AboutSpec
 from dfwatch.training.report import as_json, write_report
 from dfwatch.training.splits import SplitRule, read_exclusions, take
@@ -57,7 +60,8 @@ if TYPE_CHECKING:
 def run_prepare(arguments: argparse.Namespace) -> int:
     """Run `dfwatch prepare`."""
     layout = layouts.detect(arguments.source) if arguments.layout == "auto" else arguments.layout
-    sources = layouts.scan(layout, arguments.source)
+    found = layouts.scan(layout, arguments.source)
+    sources = found.sources
     cut = CutSpec(
         size_px=arguments.size,
         margin=arguments.margin,
@@ -65,14 +69,16 @@ def run_prepare(arguments: argparse.Namespace) -> int:
         codec=arguments.codec,
         quality=arguments.quality,
     )
-    options = PrepareOptions(folder=arguments.pack, cut=cut, processes=arguments.processes)
+    options = PrepareOptions(folder=arguments.pack, cut=cut, frames=arguments.frames, processes=arguments.processes)
     _say(f"{len(sources)} sources, layout {layout}")
+    for why, count in found.left_out.items():
+        _say(f"left out: {count} {why}")
     with tqdm(total=len(sources), unit="source") as bar:
 
         def progress(done: int, _total: int) -> None:
             bar.update(done - bar.n)
 
-        if any(is_video(source) for source in sources):
+        if any(is_video(source.path) for source in sources):
             from dfwatch.training.videos import VideoCutter  # noqa: PLC0415 - starts reader processes
 
             options = dataclasses.replace(options, chunk=8)
@@ -149,10 +155,14 @@ def _export(arguments: argparse.Namespace, recipe: Recipe, groups: frozenset[str
     return 0
 
 
+def _card_kept(place: str) -> None:
+    _say(f"the card that somebody wrote by hand is now {place}; a new one stands in its place")
+
+
 def run_calibrate(arguments: argparse.Namespace) -> int:
     """Run `dfwatch calibrate`."""
     bundle = load_bundle(arguments.bundle)
-    items = as_many_fakes_as_reals(_items(arguments, split_rule(bundle)))
+    items = no_more_fakes_than_reals(_items(arguments, split_rule(bundle)))
     refuse_trained(bundle, [item.record.group for item in items], allowed=False)
     detector = Detector.load(bundle, ModelSettings(device=arguments.device))
     scored = score_crops(detector, items)
@@ -190,7 +200,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
     )
     # Figures of an evaluation were those of the calibration and thresholds that are now replaced.
     kept = {name: facts for name, facts in bundle.metrics.items() if name == "training"}
-    update_bundle(bundle, calibration=calibration, thresholds=thresholds, metrics=kept)
+    update_bundle(bundle, kept=_card_kept, calibration=calibration, thresholds=thresholds, metrics=kept)
     values = ", ".join(f"{name} {value:.4f}" for name, value in calibration.parameters.items())
     _say(
         f"{calibration.method} {values}; REAL at or below {thresholds.real:.4f}, FAKE at or above {thresholds.fake:.4f}"
@@ -230,24 +240,27 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         judged, trained, data = _judge_videos(arguments, bundle)
     else:
         items = _items(arguments, split_rule(bundle))
+        data = f"{arguments.split} part of {', '.join(arguments.pack)}"
         if not arguments.all_fakes:
-            items = as_many_fakes_as_reals(items)
+            before, items = len(items), no_more_fakes_than_reals(items)
+            if len(items) < before:
+                data += ", of the fakes as many as reals"
         trained = refuse_trained(bundle, [item.record.group for item in items], allowed=arguments.include_trained)
         detector = Detector.load(bundle, ModelSettings(device=arguments.device))
         judged = judge_crops(detector, items)
-        data = f"{arguments.split} part of {', '.join(arguments.pack)}"
     evaluation = evaluate(bundle, data, judged, trained_on=trained, rounds=arguments.rounds)
     if arguments.robustness and items:
         detector = Detector.load(bundle, ModelSettings(device=arguments.device))
-        some = as_many_fakes_as_reals(items, arguments.robustness)
-        cut = Cut(bundle.thresholds.real, bundle.thresholds.fake)
+        some = draw_videos(items, most_reals=arguments.robustness, most_fakes=arguments.robustness)
         changes = {"unchanged": None, **robustness.CHANGES}
         for name, change in tqdm(changes.items(), desc="robustness"):
             changed = judge_crops(detector, some, change=change, keep_pictures=False)
-            evaluation.robustness[name] = summarise(name, changed, cut, full=False, rounds=arguments.rounds)
+            evaluation.robustness[name] = summarise(name, changed, full=False, rounds=arguments.rounds)
     write_report(evaluation, arguments.out, read_log(arguments.run) if arguments.run else ())
     if arguments.store:
-        update_bundle(bundle, metrics={**bundle.metrics, arguments.store: as_json(evaluation)})
+        failures = tuple(failure for failure in bundle.known_failures if failure != NOT_MEASURED)
+        measured = {**bundle.metrics, arguments.store: as_json(evaluation)}
+        update_bundle(bundle, kept=_card_kept, metrics=measured, known_failures=failures)
     _say(f"AUC {evaluation.overall.figures['AUC']}; report in {os.path.join(arguments.out, 'report.html')}")
     return 0
 
@@ -256,7 +269,10 @@ def _judge_videos(arguments: argparse.Namespace, bundle: Bundle) -> tuple[list[J
     from dfwatch.training.videos import open_judge  # noqa: PLC0415 - starts reader processes
 
     layout = layouts.detect(arguments.videos) if arguments.layout == "auto" else arguments.layout
-    sources = layouts.scan(layout, arguments.videos)
+    found = layouts.scan(layout, arguments.videos)
+    sources = take(found.sources, arguments.split, split_rule(bundle), _excluded(arguments))
+    if not sources:
+        raise TrainingError("evaluating on", arguments.videos, f"its {arguments.split} part is empty")
     trained = refuse_trained(bundle, [source.group for source in sources], allowed=arguments.include_trained)
     with open_judge(bundle, arguments.device) as judge, tqdm(total=len(sources), unit="video") as bar:
 
@@ -264,11 +280,9 @@ def _judge_videos(arguments: argparse.Namespace, bundle: Bundle) -> tuple[list[J
             bar.update(done - bar.n)
 
         judged = judge_videos(judge, sources, show)
-    return (
-        judged,
-        trained,
-        f"{os.path.basename(os.path.abspath(arguments.videos))} ({layout}), through reader and verdict",
-    )
+    name = os.path.basename(os.path.abspath(arguments.videos))
+    part = f"{arguments.split} part of " if arguments.split else ""
+    return judged, trained, f"{part}{name} ({layout}), through reader and verdict"
 
 
 def _items(arguments: argparse.Namespace, rule: SplitRule) -> list[Item]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from dfwatch.training.codecs import SUFFIXES, Codec, encode
 from dfwatch.training.landmarks import FoundFace, LandmarkFinder
+from dfwatch.training.packs import member_name
 from dfwatch.training.records import Record
 
 if TYPE_CHECKING:
@@ -64,19 +65,17 @@ def _start(spec: CutSpec) -> None:
     _finder = LandmarkFinder(224, pad=0.25) if spec.whole else LandmarkFinder(320)
 
 
-def _cut(source: Source) -> tuple[bytes, Record] | None:
+def _cut(source: Source) -> tuple[bytes, Record] | str | None:
     if _finder is None:
         _start(_spec)
     assert _finder is not None
     try:
         data = np.fromfile(source.path, np.uint8)
-    except OSError:
-        return None
-    if data.size == 0:
-        return None
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+    except OSError as error:
+        return error.strerror or str(error)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
     if image is None:
-        return None
+        return "it is no picture" if data.size else "it is empty"
     return cut_picture(np.asarray(image, np.uint8), source, _spec, _finder, data.tobytes())
 
 
@@ -106,12 +105,11 @@ def cut_picture(
     keeps_bytes = spec.whole and scale >= 1 and is_jpeg and spec.codec == "jpeg"
     data = encoded if keeps_bytes else encode(stored, spec.codec, spec.quality)
     box, landmarks = _relative(face, left, top, crop)
-    stem = os.path.splitext(os.path.basename(source.path))[0]
     record = Record(
         shard="",
         offset=0,
         length=0,
-        name=f"{stem[-80:]}{SUFFIXES[spec.codec]}",
+        name=member_name(os.path.splitext(os.path.basename(source.path))[0], "", SUFFIXES[spec.codec]),
         source=source.source,
         label=source.label,
         group=source.group,
@@ -137,8 +135,13 @@ def _relative(
     return box, tuple(float(value) for value in places.reshape(-1))
 
 
-def cut_all(sources: Iterable[Source], spec: CutSpec, processes: int = 1) -> Iterator[tuple[bytes, Record] | None]:
-    """Cut one crop from each picture, in order; None stands for a picture without a usable face."""
+def cut_all(
+    sources: Iterable[Source], spec: CutSpec, processes: int = 1
+) -> Iterator[tuple[bytes, Record] | str | None]:
+    """Cut one crop from each picture, in order.
+
+    None stands for a picture without a usable face, text for one that cannot be read: it says why.
+    """
     if processes <= 1:
         _start(spec)
         yield from map(_cut, sources)

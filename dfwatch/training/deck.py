@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,6 +69,12 @@ class Deck:
     def __init__(self, seed: int, pools: Pools) -> None:
         self._seed = seed
         self._pools = pools
+        # Each real crop's place among its group's, and how many these are.
+        self._places: dict[tuple[str, str, int], int] = {}
+        self._reals_in: Counter[str] = Counter()
+        for item in pools.reals:
+            self._places[item.key] = self._reals_in[item.record.group]
+            self._reals_in[item.record.group] += 1
         self._shuffles: dict[tuple[str, int], NDArray[np.int64]] = {}
 
     def _shuffle(self, name: str, length: int, epoch: int) -> NDArray[np.int64]:
@@ -84,20 +92,39 @@ class Deck:
         return items[int(self._shuffle(name, len(items), epoch)[place])]
 
     def labelled_pair(self, index: int, rng: Generator) -> tuple[Item, Item]:
-        """Return a real and a fake made from it; a real without fakes is paired with a fake of unknown source."""
+        """Return a real and a fake to go with it.
+
+        The fake is one of the real's own group, another one for each crop of the group and in each epoch, until all had
+        their turn. A real whose group has no fakes is given any; and as often as groups of fakes have no real, one of
+        theirs takes the place.
+        """
         real = self.nth("real", self._pools.reals, index)
-        fakes = self._pools.fakes_of.get(real.record.group)
-        if fakes is None:
-            groups = self._pools.orphans or tuple(self._pools.fakes_of)
-            fakes = self._pools.fakes_of[groups[int(rng.integers(len(groups)))]]
-            return real, fakes[int(rng.integers(len(fakes)))]
-        epoch = index // len(self._pools.reals)
-        return real, fakes[(epoch + hash_of(real.record.group)) % len(fakes)]
+        group = real.record.group
+        fakes_of, orphans = self._pools.fakes_of, self._pools.orphans
+        fakes = fakes_of.get(group)
+        if fakes is not None and not (orphans and rng.random() < len(orphans) / len(fakes_of)):
+            epoch = index // len(self._pools.reals)
+            turn = epoch * self._reals_in[group] + self._places[real.key]
+            return real, fakes[(turn + hash_of(group)) % len(fakes)]
+        groups = tuple(fakes_of) if fakes is None else orphans
+        others = fakes_of[groups[int(rng.integers(len(groups)))]]
+        return real, others[int(rng.integers(len(others)))]
+
+
+def data_digest(pools: Pools, measured: Sequence[Item]) -> str:
+    """SHA-256 of all that a run learns from and is measured on, in hexadecimal; where the packs lie does not matter."""
+    digest = hashlib.sha256()
+    fakes = (item for items in pools.fakes_of.values() for item in items)
+    for part in (pools.reals, fakes, pools.blendable, pools.unlabelled, measured):
+        for item in part:
+            digest.update(repr(item.record).encode("utf-8", "surrogateescape"))
+        digest.update(b"|")
+    return digest.hexdigest()
 
 
 def hash_of(text: str) -> int:
     """Return a small hash that is the same in every process, unlike Python's own."""
     value = 0
-    for byte in text.encode():
+    for byte in text.encode("utf-8", "surrogateescape"):
         value = (value * 131 + byte) % 1_000_003
     return value

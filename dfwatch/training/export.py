@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -40,12 +41,19 @@ _NOT_CHOSEN = "not chosen yet: run `dfwatch calibrate`"
 
 
 def read_log(run_folder: str) -> list[dict[str, Any]]:
-    """Return the entries of a run's log, oldest first; none when there is no log."""
+    """Return the entries of a run's log, oldest first; none when there is no log.
+
+    A line that a kill or a full disk cut short is left out: a run that goes on has done its step again.
+    """
     path = os.path.join(run_folder, LOG_NAME)
     if not os.path.exists(path):
         return []
-    with open(path, encoding="utf-8") as stream:
-        return [json.loads(line) for line in stream if line.strip()]
+    entries = []
+    with open(path, encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            with contextlib.suppress(ValueError):
+                entries.append(json.loads(line))
+    return entries
 
 
 def export_bundle(
@@ -110,7 +118,7 @@ def _set_aside(folder: str) -> str | None:
     if not os.path.exists(os.path.join(folder, BUNDLE_FILE)) or not load_bundle(folder).calibration.calibrated:
         return None
     folder = os.path.normpath(folder)
-    kept = next(path for number in itertools.count(1) if not os.path.lexists(path := f"{folder}.{number}"))
+    kept = _free_name(f"{folder}.")
     try:
         os.rename(folder, kept)
     except OSError as error:
@@ -159,8 +167,40 @@ def split_rule(bundle: Bundle) -> SplitRule:
     return SplitRule(**told) if isinstance(told, dict) else SplitRule()
 
 
-def update_bundle(bundle: Bundle, **changes: Any) -> Bundle:  # noqa: ANN401 - fields of Bundle
-    """Write a bundle's facts and card anew with some of them changed; the weights stay."""
+def update_bundle(
+    bundle: Bundle,
+    *,
+    kept: Callable[[str], None] = lambda _: None,
+    **changes: Any,  # noqa: ANN401 - fields of Bundle
+) -> Bundle:
+    """Write a bundle's facts and card anew with some of them changed; the weights stay.
+
+    A card that says something else than the old facts was written by a person, and is kept beside the new one.
+
+    Args:
+        bundle: The bundle.
+        kept: Told where such a card lies now.
+        changes: Fields of ``Bundle`` with their new values.
+    """
     if bundle.folder is None:
         raise TrainingError("updating the bundle", bundle.id, "it lies in no folder")
+    _keep_card(str(bundle.folder), kept)
     return _write(bundle.folder, dataclasses.replace(bundle, **changes), bundle.weights_path)
+
+
+def _keep_card(folder: str, kept: Callable[[str], None]) -> None:
+    path = os.path.join(folder, CARD_FILE)
+    try:
+        with open(path, encoding="utf-8", errors="replace") as stream:
+            if stream.read() == card.render(load_bundle(folder)):
+                return
+    except FileNotFoundError:
+        return
+    stem, suffix = os.path.splitext(path)
+    free = _free_name(f"{stem}.", suffix)
+    os.rename(path, free)
+    kept(free)
+
+
+def _free_name(before: str, after: str = "") -> str:
+    return next(path for number in itertools.count(1) if not os.path.lexists(path := f"{before}{number}{after}"))

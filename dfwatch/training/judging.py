@@ -89,11 +89,11 @@ class Scored:
 
     Attributes:
         raw: float64, shape (n,): uncalibrated p(fake).
-        pictures: uint8 RGB, one for each crop; none where they were not kept.
+        pictures: uint8 RGB, of the first crop of each video by the crop's place; none where they were not kept.
     """
 
     raw: NDArray[np.float64]
-    pictures: list[NDArray[np.uint8]]
+    pictures: dict[int, NDArray[np.uint8]]
 
 
 def judge_crops(
@@ -123,14 +123,16 @@ def score_crops(
 ) -> Scored:
     """Score crops of packs one by one; the arguments are those of ``judge_crops``."""
     spec = scorer.bundle.crop
-    scored = Scored(np.empty(len(items)), [])
+    scored = Scored(np.empty(len(items)), {})
+    shown = {places[0] for places in _videos(items)} if keep_pictures else set()
     for start in range(0, len(items), _CHUNK):
         crops = plain_crops(items[start : start + _CHUNK], spec.size_px, spec.margin, spec.shift_y)
         if change is not None:
             crops = np.stack([change(crop) for crop in crops])
         scored.raw[start : start + len(crops)] = scorer.score(crops)
-        if keep_pictures:
-            scored.pictures.extend(crops)
+        for place in shown & set(range(start, start + len(crops))):
+            # A view would keep the whole piece.
+            scored.pictures[place] = crops[place - start].copy()
     return scored
 
 
@@ -158,7 +160,7 @@ def gather_videos(bundle: Bundle, items: Sequence[Item], scored: Scored) -> list
                 p_fake=p_fake,
                 verdict=verdict_of(bundle, p_fake),
                 faces=len(places),
-                picture=scored.pictures[places[0]] if scored.pictures else None,
+                picture=scored.pictures.get(places[0]),
             )
         )
     return judged
@@ -180,13 +182,20 @@ def _videos(items: Sequence[Item]) -> list[list[int]]:
     return list(found.values())
 
 
-def as_many_fakes_as_reals(items: Sequence[Item], limit: int = 10**9) -> list[Item]:
-    """Return all crops of the same number of videos of both labels, at most ``limit``, drawn with a fixed seed."""
+def no_more_fakes_than_reals(items: Sequence[Item]) -> list[Item]:
+    """Return all crops of all real videos and of at most as many fake ones, drawn with a fixed seed."""
+    reals = sum(not items[places[0]].record.is_fake for places in _videos(items))
+    return draw_videos(items, most_reals=reals, most_fakes=reals)
+
+
+def draw_videos(items: Sequence[Item], *, most_reals: int, most_fakes: int) -> list[Item]:
+    """Return all crops of so many videos of each label, or of all there are, drawn with a fixed seed; reals first."""
     rng = np.random.default_rng(0)
     videos = _videos(items)
-    parts = [[places for places in videos if items[places[0]].record.is_fake == fake] for fake in (False, True)]
-    count = min(limit, *(len(part) for part in parts))
-    drawn = (part[int(place)] for part in parts for place in sorted(rng.permutation(len(part))[:count]))
+    drawn: list[list[int]] = []
+    for fake, most in ((False, most_reals), (True, most_fakes)):
+        part = [places for places in videos if items[places[0]].record.is_fake == fake]
+        drawn += [part[int(place)] for place in sorted(rng.permutation(len(part))[:most])]
     return [items[place] for places in drawn for place in places]
 
 

@@ -12,24 +12,41 @@ import csv
 import json
 import os
 import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dfwatch.errors import TrainingError
 from dfwatch.training.crops import Source
+from dfwatch.training.frames import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Shown, is_video, shown_videos, without_number
+from dfwatch.training.splits import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".flv", ".wmv", ".ts", ".3gp"})
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 _FFPP_SPLITS = {"train": "train", "val": "select", "test": "test"}
 _LABEL_FOLDERS = {"real": "REAL", "fake": "FAKE", "0_real": "REAL", "1_fake": "FAKE", "original": "REAL"}
+# An identity and a number, two identities and a number, or a number of five digits.
+_CELEBDF_NAME = re.compile(r"id\d+(_id\d+)?_\d+|\d{5}")
 _SPLIT_FOLDERS = {
     "train": "train", "training": "train", "val": "select", "valid": "select", "validation": "select", "test": "test",
 }  # fmt: skip
 
 
-def scan(layout: str, root: str) -> list[Source]:
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """What a data set holds.
+
+    Attributes:
+        sources: Its files, by path.
+        left_out: How many were left out, by the reason in words.
+    """
+
+    sources: list[Source]
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+def scan(layout: str, root: str) -> DataSet:
     """List the sources of a data set.
 
     Args:
@@ -41,12 +58,14 @@ def scan(layout: str, root: str) -> list[Source]:
     """
     if layout not in LAYOUTS:
         raise TrainingError("reading the data set", root, f"no layout {layout}; known are {', '.join(LAYOUTS)}")
-    sources = sorted(LAYOUTS[layout](root), key=lambda source: source.path)
+    left_out: Counter[str] = Counter()
+    sources = sorted(LAYOUTS[layout](root, left_out), key=lambda source: source.path)
     if not sources:
+        left = "".join(f"; left out: {count} {why}" for why, count in left_out.items())
         raise TrainingError(
-            "reading the data set", root, f"nothing of the layout {layout} is there", hint="see docs/training.md"
+            "reading the data set", root, f"nothing of the layout {layout} is there{left}", hint="see docs/training.md"
         )
-    return sources
+    return DataSet(sources, left_out)
 
 
 def detect(root: str) -> str:
@@ -68,8 +87,10 @@ def detect(root: str) -> str:
     )
 
 
-def ffpp(root: str) -> Iterator[Source]:
+def ffpp(root: str, _left_out: Counter[str]) -> Iterator[Source]:
     """FaceForensics++: ``original_sequences``, ``manipulated_sequences/<kind>/<compression>/videos``, split files.
+
+    Pictures are frames of the video that their folder, or their name without its number, is called after.
 
     The split files (``train.json``, ``val.json``, ``test.json``: lists of pairs) are looked for in ``splits/`` and in
     the root. A fake is named ``<target>_<source>``; both of a pair are in the same split and form one group.
@@ -81,25 +102,39 @@ def ffpp(root: str) -> Iterator[Source]:
     for part, label in (("original_sequences", "REAL"), ("manipulated_sequences", "FAKE")):
         for path in _media(os.path.join(root, part)):
             pieces = os.path.relpath(path, os.path.join(root, part)).split(os.sep)
-            stem = os.path.splitext(pieces[-1])[0]
-            target = _ffpp_target(stem)
+            name, place = _frame_of(pieces, _ffpp_target)
+            target = _ffpp_target(name) or name
             yield Source(
                 path=path,
                 label=label,
                 group=f"ffpp:{group_of.get(target, target)}",
                 source="ffpp",
-                video="/".join(pieces),
+                video="/".join(place),
                 manipulation=pieces[0] if label == "FAKE" else "",
                 split=split_of.get(target, ""),
             )
 
 
-def _ffpp_target(stem: str) -> str:
-    """Return the video, or the actor, whose body a file shows; files of other names stand for themselves."""
-    if re.fullmatch(r"\d{3}(_\d{3})?", stem):
-        return stem[:3]
-    actor = re.match(r"(\d{2})(_\d{2})?__", stem)
-    return f"actor{actor[1]}" if actor else stem
+def _ffpp_target(name: str) -> str:
+    """Return the video, or the actor, whose body a video of this name shows; empty for other names."""
+    if re.fullmatch(r"\d{3}(_\d{3})?", name):
+        return name[:3]
+    actor = re.match(r"(\d{2})(_\d{2})?__", name)
+    return f"actor{actor[1]}" if actor else ""
+
+
+def _frame_of(pieces: list[str], is_name: Callable[[str], object]) -> tuple[str, list[str]]:
+    """Return the name of the video that a file shows and where it lies: for a picture, what is called like a video."""
+    stem = os.path.splitext(pieces[-1])[0]
+    if is_video(pieces[-1]):
+        return stem, pieces
+    for end in range(len(pieces) - 1, 0, -1):
+        if is_name(pieces[end - 1]):
+            return pieces[end - 1], pieces[:end]
+    bare = without_number(stem)
+    if not is_name(stem):
+        stem = bare if is_name(bare) or not stem.isdecimal() else pieces[-2]
+    return stem, [*pieces[:-1], stem]
 
 
 def _ffpp_splits(root: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -118,7 +153,7 @@ def _ffpp_splits(root: str) -> tuple[dict[str, str], dict[str, str]]:
     return split_of, group_of
 
 
-def celebdf(root: str) -> Iterator[Source]:
+def celebdf(root: str, left_out: Counter[str]) -> Iterator[Source]:
     """Celeb-DF v2: ``Celeb-real``, ``YouTube-real``, ``Celeb-synthesis``, ``List_of_testing_videos.txt`` (1 is REAL).
 
     The videos of that list are the test part; the rest is dealt by identity. A fake ``id1_id2_0003`` shows the body of
@@ -136,12 +171,14 @@ def celebdf(root: str) -> Iterator[Source]:
     test_groups = {_celebdf_group(name) for name in testing}
     for folder, label in (("Celeb-real", "REAL"), ("YouTube-real", "REAL"), ("Celeb-synthesis", "FAKE")):
         for path in _media(os.path.join(root, folder)):
-            video = f"{folder}/{os.path.basename(path)}"
+            name, place = _frame_of(os.path.relpath(path, root).split(os.sep), _CELEBDF_NAME.fullmatch)
+            video = f"{folder}/{place[-1] if is_video(path) else f'{name}.mp4'}"
             if testing.get(video, label) != label:
                 raise TrainingError("reading the data set", list_path, f"{video} is listed as {testing[video]}")
             group = _celebdf_group(video)
             if video not in testing and test_groups & {group, _celebdf_face(video)}:
                 # The list mixes identities; to keep groups apart, the rest of a tested identity is left out.
+                left_out["that show somebody whom a tested video shows"] += 1
                 continue
             yield Source(
                 path=path,
@@ -166,12 +203,13 @@ def _celebdf_face(video: str) -> str:
     return f"celebdf:{match[1]}" if match else _celebdf_group(video)
 
 
-def dfdc(root: str) -> Iterator[Source]:
+def dfdc(root: str, left_out: Counter[str]) -> Iterator[Source]:
     """DFDC: folders of videos, each with a ``metadata.json`` (``label``, ``original``, ``split``)."""
     for path in _metadata_files(root):
         for name, entry in _json(path).items():
             video = os.path.join(os.path.dirname(path), name)
             if not os.path.isfile(video):
+                left_out["named in metadata.json that are not there"] += 1
                 continue
             yield Source(
                 path=video,
@@ -182,16 +220,16 @@ def dfdc(root: str) -> Iterator[Source]:
             )
 
 
-def folders(root: str) -> Iterator[Source]:
-    """Plain ``real/`` and ``fake/`` folders, at any depth below them.
+def folders(root: str, _left_out: Counter[str]) -> Iterator[Source]:
+    """Plain ``real/`` and ``fake/`` folders; ``real/train/`` and the like fix the split.
 
-    Each file is a group of its own, unless its name begins with that of another file and an underscore
-    (``clip.mp4`` and ``clip_swapped.mp4``): then both are one group.
+    Each video is a group of its own, unless its name begins with that of another one and an underscore
+    (``clip.mp4`` and ``clip_swapped.mp4``): then both are one group. Pictures are frames (see ``frames``).
     """
     yield from _labelled_folders(root, "")
 
 
-def splits(root: str) -> Iterator[Source]:
+def splits(root: str, _left_out: Counter[str]) -> Iterator[Source]:
     """``train/``, ``val/`` and ``test/``, each with ``real/`` and ``fake/`` folders.
 
     Groups are those of plain folders, within each part: ``0001.jpg`` of one part is not ``0001.jpg`` of another.
@@ -202,7 +240,7 @@ def splits(root: str) -> Iterator[Source]:
             yield from _labelled_folders(os.path.join(root, name), split)
 
 
-def table(path: str) -> Iterator[Source]:
+def table(path: str, _left_out: Counter[str]) -> Iterator[Source]:
     """A CSV with ``path`` and ``label``; where known also the other fields of ``Source``.
 
     Paths are relative to the CSV file's folder.
@@ -217,7 +255,6 @@ def table(path: str) -> Iterator[Source]:
                 if not row.get("path"):
                     raise TrainingError("reading the table", f"{path}:{number}", "there is no path")
                 video = row.get("video") or row["path"]
-                split = row.get("split") or ""
                 yield Source(
                     path=os.path.join(base, row["path"]),
                     label=_label(row.get("label") or "", f"{path}:{number}"),
@@ -225,7 +262,7 @@ def table(path: str) -> Iterator[Source]:
                     source=row.get("source") or os.path.splitext(os.path.basename(path))[0],
                     video=video,
                     manipulation=row.get("manipulation") or "",
-                    split=_SPLIT_FOLDERS.get(split.lower(), split),
+                    split=_split(row.get("split") or "", f"{path}:{number}"),
                     face_px=_pixels(row.get("face_px") or "0", f"{path}:{number}"),
                 )
     except OSError as error:
@@ -235,7 +272,7 @@ def table(path: str) -> Iterator[Source]:
         raise TrainingError("reading the table", path, "it is not a CSV", hint=hint) from error
 
 
-LAYOUTS: dict[str, Callable[[str], Iterator[Source]]] = {
+LAYOUTS: dict[str, Callable[[str, Counter[str]], Iterator[Source]]] = {
     "ffpp": ffpp,
     "celebdf": celebdf,
     "dfdc": dfdc,
@@ -246,27 +283,41 @@ LAYOUTS: dict[str, Callable[[str], Iterator[Source]]] = {
 
 
 def _labelled_folders(root: str, split: str) -> Iterator[Source]:
-    found = [
-        (path, label)
-        for name in _folders(root)
-        if (label := _LABEL_FOLDERS.get(name.lower()))
-        for path in _media(os.path.join(root, name))
-    ]
-    stems = {os.path.splitext(os.path.basename(path))[0] for path, _ in found}
     whole = os.path.dirname(os.path.abspath(root)) if split else os.path.abspath(root)
     name_of_set = os.path.basename(whole)
-    for path, label in found:
-        stem = os.path.splitext(os.path.basename(path))[0]
-        # The shortest other name that this one begins with is its source.
-        origin = next((stem[:end] for end in _underscores(stem) if stem[:end] in stems), stem)
-        yield Source(
-            path=path,
-            label=label,
-            group=f"{name_of_set}/{split}:{origin}" if split else f"{name_of_set}:{origin}",
-            source=name_of_set,
-            video=os.path.relpath(path, whole),
-            split=split,
-        )
+    parts: dict[str, list[tuple[str, str, Shown]]] = defaultdict(list)
+    for name in _folders(root):
+        label = _LABEL_FOLDERS.get(name.lower())
+        if not label:
+            continue
+        folder = os.path.join(root, name)
+        inner = {} if split else {part: _split_of(part) for part in _folders(folder)}
+        for below in ("", *(part for part, its_split in inner.items() if its_split)):
+            within = os.path.join(folder, below)
+            paths = [path for path in _media(within) if below or not inner.get(_first_folder(path, folder))]
+            all_shown = shown_videos(paths, within)
+            parts[split or inner.get(below, "")] += [
+                (path, label, Shown(one.name, os.path.relpath(os.path.join(within, one.path), whole)))
+                for path, one in all_shown.items()
+            ]
+    for part, found in parts.items():
+        names = {shown.name for _, _, shown in found}
+        for path, label, shown in found:
+            # The shortest other name that this one begins with is its source.
+            begins = (shown.name[:end] for end in _underscores(shown.name))
+            origin = next((name for name in begins if name in names), shown.name)
+            yield Source(
+                path=path,
+                label=label,
+                group=f"{name_of_set}/{part}:{origin}" if part else f"{name_of_set}:{origin}",
+                source=name_of_set,
+                video=shown.path,
+                split=part,
+            )
+
+
+def _first_folder(path: str, root: str) -> str:
+    return os.path.relpath(path, root).split(os.sep)[0]
 
 
 def _underscores(stem: str) -> list[int]:
@@ -295,6 +346,17 @@ def _metadata_files(root: str) -> list[str]:
 
 def _split_of(name: str) -> str:
     return _SPLIT_FOLDERS.get(name.lower(), "")
+
+
+def _split(text: str, where: str) -> str:
+    word = text.strip().lower()
+    if not word or word in SPLITS:
+        return word
+    if word not in _SPLIT_FOLDERS:
+        known = ", ".join((*SPLITS, *(name for name in _SPLIT_FOLDERS if name not in SPLITS)))
+        # Dealt by its group, most of what is meant to be held out would be trained on.
+        raise TrainingError("reading the split in", where, f"{text!r} is none of {known}, or nothing")
+    return _SPLIT_FOLDERS[word]
 
 
 def _label(text: str, where: str) -> str:

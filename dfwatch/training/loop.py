@@ -18,7 +18,7 @@ import torch
 from dfwatch.errors import TrainingError
 from dfwatch.models import architectures
 from dfwatch.training.batches import plain_crops
-from dfwatch.training.deck import FAKE, Item, Pools
+from dfwatch.training.deck import FAKE, Item, Pools, data_digest
 from dfwatch.training.feeding import Feed
 from dfwatch.training.metrics import auc
 from dfwatch.training.objective import Objective, Teaching
@@ -138,6 +138,7 @@ class Trainer:
         self.feed = Feed(recipe, pools, options.device, options.workers)
         self.groups = pools.groups
         self.measured = list(measured)
+        self._data = data_digest(pools, self.measured)
         self._crops_px = 0
         self._crops = np.empty((0, 0, 0, 3), np.uint8)
         # Losses of the steps since the last look at them, summed on the device so that no step waits for it.
@@ -286,8 +287,10 @@ class Trainer:
 
     def _log(self, **entry: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON values
         entry["time_s"] = round(time.time())
-        with open(os.path.join(self.options.folder, LOG_NAME), "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        with open(os.path.join(self.options.folder, LOG_NAME), "a+b") as stream:
+            # A kill may have left half a line.
+            torn = stream.tell() and os.pread(stream.fileno(), 1, stream.tell() - 1) != b"\n"
+            stream.write(b"\n" * bool(torn) + json.dumps(entry).encode() + b"\n")
         return entry
 
     def _save_best(self) -> None:
@@ -308,6 +311,7 @@ class Trainer:
             {
                 "recipe": self.recipe.digest(),
                 "teacher": self.taught_by,
+                "data": self._data,
                 "step": self.progress.step,
                 "best_auc": self.progress.best_auc,
                 "best_step": self.progress.best_step,
@@ -339,6 +343,13 @@ class Trainer:
         if saved["teacher"] != self.taught_by:
             raise TrainingError(
                 "resuming the run in", self.options.folder, "it was begun with another teacher", hint="use a new folder"
+            )
+        if saved.get("data", self._data) != self._data:
+            raise TrainingError(
+                "resuming the run in",
+                self.options.folder,
+                "it was begun on other data: other packs, another split, or another --exclude",
+                hint="give the same ones, or use a new folder",
             )
         # Checkpoints older than the objective lack it; only one without weights of its own can go on from there.
         objective = saved.get("objective", {})

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     Scores = NDArray[np.float64]
 
 ECE_BINS = 10
+CALLED_FAKE, UNDECIDED, CALLED_REAL = 1.0, 0.0, -1.0
+# With fewer groups of a label a bootstrap repeats what it has: of one real and two fakes it says 1.000 [1.000, 1.000].
+FEWEST_GROUPS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +54,33 @@ def equal_error_rate(labels: Labels, scores: Scores) -> float:
     """Where false alarms and misses are equally frequent, by linear interpolation on the ROC curve."""
     if len(np.unique(labels)) < 2:
         return float("nan")
-    false_alarms, hits, _ = roc_curve(labels, scores)
-    misses = 1 - hits
-    after = int(np.argmax(false_alarms >= misses))
+    alarms, found, _ = roc_curve(labels, scores)
+    missed = 1 - found
+    after = int(np.argmax(alarms >= missed))
     if after == 0:
-        return float(false_alarms[0])
-    gap_before = misses[after - 1] - false_alarms[after - 1]
-    gap_after = false_alarms[after] - misses[after]
+        return float(alarms[0])
+    gap_before = missed[after - 1] - alarms[after - 1]
+    gap_after = alarms[after] - missed[after]
     share = gap_before / (gap_before + gap_after)
-    return float(false_alarms[after - 1] + share * (false_alarms[after] - false_alarms[after - 1]))
+    return float(alarms[after - 1] + share * (alarms[after] - alarms[after - 1]))
 
 
 def hits_at_false_alarms(labels: Labels, scores: Scores, rate: float = 0.01) -> float:
     """Highest share of fakes found with at most ``rate`` of the reals above the threshold."""
     if len(np.unique(labels)) < 2:
         return float("nan")
-    false_alarms, hits, _ = roc_curve(labels, scores, drop_intermediate=False)
-    return float(hits[false_alarms <= rate].max())
+    alarms, found, _ = roc_curve(labels, scores, drop_intermediate=False)
+    return float(found[alarms <= rate].max())
 
 
 def upper_bound(count: int, total: int, confidence: float) -> float:
     """One-sided upper bound of a share of which ``count`` of ``total`` were seen (Clopper and Pearson, 1934)."""
     return float(beta.ppf(confidence, count + 1, total - count)) if count < total else 1.0
+
+
+def lower_bound(count: int, total: int, confidence: float) -> float:
+    """One-sided lower bound of a share of which ``count`` of ``total`` were seen (Clopper and Pearson, 1934)."""
+    return float(beta.ppf(1 - confidence, count, total - count + 1)) if count > 0 else 0.0
 
 
 def highest_of_groups(scores: Scores, groups: Sequence[str]) -> Scores:
@@ -83,10 +91,16 @@ def highest_of_groups(scores: Scores, groups: Sequence[str]) -> Scores:
     return np.sort(np.array(list(found.values()), np.float64))
 
 
-def right_among_flagged(hits: float, false_alarms: float, fake_share: float) -> float:
-    """Share of fakes among what is called FAKE, where ``fake_share`` of all videos are fake (Bayes). NaN: none is."""
-    flagged = hits * fake_share + false_alarms * (1 - fake_share)
-    return hits * fake_share / flagged if flagged > 0 else float("nan")
+def right_among_flagged(found: float, alarms: float, fake_share: float) -> float:
+    """Share of fakes among what is called FAKE, where ``fake_share`` of all videos are fake (Bayes). NaN: none is.
+
+    Args:
+        found: Share of fakes called FAKE.
+        alarms: Share of reals called FAKE.
+        fake_share: Share of fakes among all videos.
+    """
+    flagged = found * fake_share + alarms * (1 - fake_share)
+    return found * fake_share / flagged if flagged > 0 else float("nan")
 
 
 def brier(labels: Labels, probabilities: Scores) -> float:
@@ -113,48 +127,61 @@ def expected_calibration_error(labels: Labels, probabilities: Scores, bins: int 
     return sum(count * abs(mean - share) for mean, share, count in parts) / len(labels)
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """The two shipped thresholds: REAL at or below ``real``, FAKE at or above ``fake``."""
+def expected_of_calibrated(probabilities: Scores, *, bins: int = ECE_BINS, rounds: int = 200, seed: int = 0) -> float:
+    """Mean ECE that these probabilities would get if they were perfectly calibrated.
 
-    real: float
-    fake: float
+    It is not 0: chance alone parts shares from probabilities, the more so the fewer they are. An ECE tells something
+    only by what it has more than this.
+    """
+    if not len(probabilities):
+        return float("nan")
+    rng = np.random.default_rng(seed)
+    drawn = (rng.random(len(probabilities)) < probabilities for _ in range(rounds))
+    return float(
+        np.mean([expected_calibration_error(labels.astype(np.int64), probabilities, bins) for labels in drawn])
+    )
 
-    def balanced_accuracy(self, labels: Labels, probabilities: Scores) -> float:
-        """Mean of the shares of reals called REAL and of fakes called FAKE; INCONCLUSIVE counts as wrong."""
-        if len(np.unique(labels)) < 2:
-            return float("nan")
-        reals, fakes = probabilities[labels == 0], probabilities[labels == 1]
-        return float((np.mean(reals <= self.real) + np.mean(fakes >= self.fake)) / 2)
 
-    def coverage(self, _labels: Labels, probabilities: Scores) -> float:
-        """Share that gets a verdict other than INCONCLUSIVE."""
-        return float(np.mean(self._decided(probabilities))) if len(probabilities) else float("nan")
+def calls_at(probabilities: Scores, real: float, fake: float) -> Scores:
+    """What two thresholds make of probabilities: ``CALLED_FAKE`` from ``fake``, ``CALLED_REAL`` up to ``real``."""
+    return np.where(probabilities >= fake, CALLED_FAKE, np.where(probabilities <= real, CALLED_REAL, UNDECIDED))
 
-    def accuracy_of_decided(self, labels: Labels, probabilities: Scores) -> float:
-        """Share of right verdicts among those that are not INCONCLUSIVE."""
-        decided = self._decided(probabilities)
-        if not decided.any():
-            return float("nan")
-        return float(np.mean((probabilities[decided] >= self.fake) == (labels[decided] == 1)))
 
-    def false_alarms(self, labels: Labels, probabilities: Scores) -> float:
-        """Share of reals called FAKE."""
-        reals = probabilities[labels == 0]
-        return float(np.mean(reals >= self.fake)) if len(reals) else float("nan")
+def balanced_accuracy(labels: Labels, calls: Scores) -> float:
+    """Mean of the shares of reals called REAL and of fakes called FAKE; undecided counts as wrong."""
+    if len(np.unique(labels)) < 2:
+        return float("nan")
+    return float((np.mean(calls[labels == 0] == CALLED_REAL) + np.mean(calls[labels == 1] == CALLED_FAKE)) / 2)
 
-    def hits(self, labels: Labels, probabilities: Scores) -> float:
-        """Share of fakes called FAKE."""
-        fakes = probabilities[labels == 1]
-        return float(np.mean(fakes >= self.fake)) if len(fakes) else float("nan")
 
-    def misses(self, labels: Labels, probabilities: Scores) -> float:
-        """Share of fakes called REAL."""
-        fakes = probabilities[labels == 1]
-        return float(np.mean(fakes <= self.real)) if len(fakes) else float("nan")
+def coverage(_labels: Labels, calls: Scores) -> float:
+    """Share that is decided, one way or the other."""
+    return float(np.mean(calls != UNDECIDED)) if len(calls) else float("nan")
 
-    def _decided(self, probabilities: Scores) -> NDArray[np.bool_]:
-        return (probabilities >= self.fake) | (probabilities <= self.real)
+
+def accuracy_of_decided(labels: Labels, calls: Scores) -> float:
+    """Share of right calls among the decided."""
+    decided = calls != UNDECIDED
+    return float(np.mean((calls[decided] == CALLED_FAKE) == (labels[decided] == 1))) if decided.any() else float("nan")
+
+
+def false_alarms(labels: Labels, calls: Scores) -> float:
+    """Share of reals called FAKE."""
+    return _share(calls[labels == 0] == CALLED_FAKE)
+
+
+def hits(labels: Labels, calls: Scores) -> float:
+    """Share of fakes called FAKE."""
+    return _share(calls[labels == 1] == CALLED_FAKE)
+
+
+def misses(labels: Labels, calls: Scores) -> float:
+    """Share of fakes called REAL."""
+    return _share(calls[labels == 1] == CALLED_REAL)
+
+
+def _share(found: NDArray[np.bool_]) -> float:
+    return float(np.mean(found)) if len(found) else float("nan")
 
 
 def bootstrap(
@@ -169,14 +196,18 @@ def bootstrap(
     """Value of a metric and the 2.5 % and 97.5 % points of its bootstrap over whole groups.
 
     Groups (source videos, identities) are drawn with replacement, not single files: crops of one video are no
-    independent evidence. Rounds in which the metric cannot be computed are left out.
+    independent evidence. Rounds in which the metric cannot be computed are left out. A label of fewer than
+    ``FEWEST_GROUPS`` groups gives no interval.
     """
     value = metric(labels, scores)
     members: dict[str, list[int]] = defaultdict(list)
     for place, group in enumerate(groups):
         members[group].append(place)
     parts = [np.array(places) for places in members.values()]
-    if len(parts) < 2 or np.isnan(value):
+    of_label: dict[int, set[str]] = defaultdict(set)
+    for label, group in zip(labels, groups, strict=True):
+        of_label[int(label)].add(group)
+    if np.isnan(value) or min(map(len, of_label.values())) < FEWEST_GROUPS:
         return Interval(value, float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
     values = []

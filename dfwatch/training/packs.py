@@ -7,6 +7,7 @@ travel to another machine in small pieces.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import mmap
@@ -39,6 +40,9 @@ class PackWriter:
         self._tar: tarfile.TarFile | None = None
         self._shards = 0
         os.makedirs(folder, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            # Of an earlier pack; its places are not those of the shards to come.
+            os.unlink(os.path.join(folder, INDEX_NAME))
 
     def add(self, encoded: bytes, record: Record) -> None:
         """Store one encoded picture; ``shard``, ``offset`` and ``length`` of ``record`` are filled in here."""
@@ -77,6 +81,18 @@ class PackWriter:
             self._tar.close()
 
 
+def member_name(name: str, place: str, suffix: str) -> str:
+    """Name of a picture inside a shard: ASCII and short enough for every tar, whatever the file was called.
+
+    Args:
+        name: Of the picture or video it was cut from.
+        place: What tells pictures of one name apart; may be empty.
+        suffix: The ending, with its dot.
+    """
+    plain = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "-.") else "_" for letter in name)
+    return f"{plain[-70:]}{place}{suffix}"
+
+
 def _closed_bytes(offset: int, length: int) -> int:
     """Return the size of a tar file that is closed after one more member of ``length`` bytes at ``offset``."""
     end = offset + _BLOCK_BYTES + -(-length // _BLOCK_BYTES) * _BLOCK_BYTES + 2 * _BLOCK_BYTES
@@ -109,7 +125,10 @@ class Pack:
 
     def picture(self, record: Record) -> NDArray[np.uint8]:
         """Return one picture as uint8 RGB of shape (height, width, 3)."""
-        image = cv2.imdecode(np.frombuffer(self.encoded(record), np.uint8), cv2.IMREAD_COLOR_RGB)
+        encoded = np.frombuffer(self.encoded(record), np.uint8)
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
         if image is None:
-            raise TrainingError("decoding a crop", f"{self.folder}/{record.name}", "not a picture")
+            raise TrainingError(
+                "decoding a crop", f"{self.folder}/{record.name}", "not a picture", hint="prepare the data set again"
+            )
         return np.asarray(image, np.uint8)

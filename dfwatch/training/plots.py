@@ -66,7 +66,8 @@ def roc(evaluation: Evaluation) -> bytes:
         axes.plot(np.mean(fake[labels == 0]), np.mean(fake[labels == 1]), "o", color=_FAKE, label="FAKE threshold")
     axes.plot([0, 1], [0, 1], color="#bbbbbb", lw=1, ls="--")
     axes.set(xlabel="reals called FAKE", ylabel="fakes called FAKE", title="ROC")
-    axes.legend(loc="lower right", fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower right", fontsize=8)
     return _svg(figure)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -13,7 +14,7 @@ import numpy as np
 
 from dfwatch.errors import MediaError, TrainingError
 from dfwatch.training.crops import CutSpec, Source, cut_all
-from dfwatch.training.layouts import VIDEO_SUFFIXES
+from dfwatch.training.frames import is_video
 from dfwatch.training.packs import Pack, PackWriter
 from dfwatch.training.records import INDEX_NAME, Record, read_index
 from dfwatch.training.splits import SPLITS, SplitRule
@@ -38,12 +39,14 @@ class PrepareOptions:
     Attributes:
         folder: Where it goes.
         cut: How faces are cut.
+        frames: Frames sampled from each video.
         processes: Processes for pictures; videos have readers of their own.
         chunk: Sources in one piece of work; a killed run repeats at most one piece.
     """
 
     folder: str
     cut: CutSpec = field(default_factory=CutSpec)
+    frames: int = 16
     processes: int = 1
     chunk: int = 500
 
@@ -95,21 +98,27 @@ def prepare(
 
 
 def _check_same_work(parts: str, sources: Sequence[Source], options: PrepareOptions) -> None:
-    path = os.path.join(parts, "work.json")
-    work = {"sources": len(sources), "first": sources[0].path, "last": sources[-1].path, "cut": repr(options.cut)}
-    work["chunk"] = options.chunk
+    path = os.path.join(parts, "work.sha256")
+    digest = hashlib.sha256(repr((options.cut, options.frames, options.chunk)).encode())
+    for source in sources:
+        digest.update(repr(source).encode("utf-8", "surrogateescape"))
     if os.path.exists(path):
-        with open(path, encoding="utf-8") as stream:
-            if json.load(stream) != work:
+        with open(path, encoding="ascii", errors="replace") as stream:
+            if stream.read() != digest.hexdigest():
                 raise TrainingError(
                     "resuming in",
                     options.folder,
-                    "it holds pieces of other work",
+                    "it holds pieces of other work: other sources, labels, groups, splits or options",
                     hint="use a new folder, or delete it",
                 )
         return
-    with open(path, "w", encoding="utf-8") as stream:
-        json.dump(work, stream)
+    if os.listdir(parts):
+        raise TrainingError(
+            "resuming in", options.folder, "it holds pieces of unknown work", hint="use a new folder, or delete it"
+        )
+    with open(f"{path}.part", "w", encoding="ascii") as stream:
+        stream.write(digest.hexdigest())
+    os.replace(f"{path}.part", path)
 
 
 def _cut_piece(
@@ -118,16 +127,19 @@ def _cut_piece(
     options: PrepareOptions,
     cut_video: Callable[[Source], Iterator[Cut]] | None,
 ) -> None:
-    pictures = [source for source in sources if not is_video(source)]
+    pictures = [source for source in sources if not is_video(source.path)]
     empty, failed = 0, {}
     with PackWriter(part) as writer:
-        for cut in cut_all(pictures, options.cut, options.processes if len(pictures) > 64 else 1):
+        cuts = cut_all(pictures, options.cut, options.processes if len(pictures) > 64 else 1)
+        for source, cut in zip(pictures, cuts, strict=True):
             if cut is None:
                 empty += 1
+            elif isinstance(cut, str):
+                failed[source.path] = cut
             else:
                 writer.add(*cut)
         for source in sources:
-            if not is_video(source):
+            if not is_video(source.path):
                 continue
             if cut_video is None:
                 raise TrainingError("cutting faces from", source.path, "no video reader was given")
@@ -137,16 +149,11 @@ def _cut_piece(
                 failed[source.video] = error.cause
                 continue
             empty += not crops
-            for cut in crops:
-                writer.add(*cut)
+            for crop in crops:
+                writer.add(*crop)
         # Before the index appears on leaving the block: a piece with an index is a whole piece.
         with open(os.path.join(part, "counts.json"), "w", encoding="utf-8") as stream:
             json.dump({"without_face": empty, "failed": failed}, stream)
-
-
-def is_video(source: Source) -> bool:
-    """Whether a source is a video by its ending."""
-    return os.path.splitext(source.path)[1].lower() in VIDEO_SUFFIXES
 
 
 def _join(sources: Sequence[Source], options: PrepareOptions) -> Prepared:
@@ -163,7 +170,9 @@ def _join(sources: Sequence[Source], options: PrepareOptions) -> Prepared:
             failed.update(counts["failed"])
     records = read_index(os.path.join(options.folder, INDEX_NAME))
     if not records:
-        raise TrainingError("preparing", options.folder, f"no face was found in {len(sources)} sources")
+        causes = "; ".join(sorted(set(failed.values()))[:3])
+        unreadable = f", {len(failed)} of them unreadable ({causes})" if failed else ""
+        raise TrainingError("preparing", options.folder, f"no face was found in {len(sources)} sources{unreadable}")
     _remove_parts(parts)
     return Prepared(records, len(sources), empty, failed)
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 INDEX_NAME = "index.csv"
 LABELS = ("REAL", "FAKE")
+# Of a split; empty: the group's hash decides.
+PARTS = ("", "train", "select", "test")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,8 @@ _COLUMNS = tuple(f.name for f in fields(Record))
 def write_index(path: str, records: Iterable[Record]) -> None:
     """Write an index; it appears under its name only when it is whole."""
     temporary = f"{path}.part"
-    with open(temporary, "w", newline="", encoding="utf-8") as stream:
+    # Not every file name is text.
+    with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
         writer = csv.writer(stream)
         writer.writerow(_COLUMNS)
         for record in records:
@@ -77,10 +80,10 @@ def read_index(path: str) -> list[Record]:
     """Read an index.
 
     Raises:
-        TrainingError: When it is missing, lacks a column or holds a label other than REAL and FAKE.
+        TrainingError: When it is missing, lacks a column or holds an unknown label or split.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as stream:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as stream:
             return [_from_row(row) for row in csv.DictReader(stream)]
     except OSError as error:
         raise TrainingError(
@@ -99,6 +102,8 @@ def _to_text(value: object) -> str:
 def _from_row(row: dict[str, str]) -> Record:
     if row["label"] not in LABELS:
         raise ValueError(f"label {row['label']!r}")
+    if row["split"] not in PARTS:
+        raise ValueError(f"split {row['split']!r}")
     x, y, width, height = (float(part) for part in row["box"].split())
     return Record(
         shard=row["shard"],

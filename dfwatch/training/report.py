@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import csv
 import html
+import io
 import json
 import math
 import os
 from typing import TYPE_CHECKING, Any
 
 from dfwatch.training import plots
-from dfwatch.training.summary import VERDICTS
+from dfwatch.training.summary import CAVEAT, VERDICTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +55,8 @@ def write_report(evaluation: Evaluation, folder: str, log: Sequence[dict[str, An
         "scores.csv": _scores(evaluation),
     }
     for name, text in texts.items():
-        with open(os.path.join(folder, name), "w", encoding="utf-8") as stream:
+        # Names of files need not be text.
+        with open(os.path.join(folder, name), "w", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(text)
 
 
@@ -66,7 +69,8 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             for name, item in summary.figures.items()
         }
         counts = {"reals": summary.reals, "fakes": summary.fakes, "groups": summary.groups}
-        return {**counts, "without_face": summary.without_face, **figures}
+        unreadable = {"unreadable": summary.unreadable} if summary.unreadable else {}
+        return {**counts, "without_face": summary.without_face, **unreadable, **figures}
 
     found: dict[str, Any] = {
         "data": evaluation.data,
@@ -125,11 +129,15 @@ def page(evaluation: Evaluation, log: Sequence[dict[str, Any]] = ()) -> str:
 
 def _facts(evaluation: Evaluation) -> str:
     bundle, overall = evaluation.bundle, evaluation.overall
+    unreadable = f", {overall.unreadable} that could not be read" if overall.unreadable else ""
+    known = bundle.training.groups_file or bundle.training.groups
+    unknown = "" if known else "What this model was trained on is not known: it may have been these very videos. "
     return (
         f"{evaluation.data}: {overall.reals} real and {overall.fakes} fake videos in {overall.groups} groups, "
-        f"{overall.without_face} without a face that could be judged. Calibration: {bundle.calibration.method}; "
+        f"{overall.without_face} without a face that could be judged{unreadable}. {unknown}"
+        f"Calibration: {bundle.calibration.method}; "
         f"REAL at or below {bundle.thresholds.real:.4f}, FAKE at or above {bundle.thresholds.fake:.4f} "
-        f"({bundle.thresholds.chosen_on}). In brackets: 95 % interval of a bootstrap over groups. "
+        f"({bundle.thresholds.chosen_on}). In brackets: 95 % interval of a bootstrap over groups. {CAVEAT} "
         "A score is an estimate, not proof."
     )
 
@@ -223,10 +231,13 @@ def _inline(svg: bytes) -> str:
 
 
 def _scores(evaluation: Evaluation) -> str:
-    lines = ["name,source,group,manipulation,label,p_fake,verdict,faces"]
-    lines += [
-        f'"{i.name}",{i.source},"{i.group}",{i.manipulation},{"FAKE" if i.label else "REAL"},'
-        f"{i.p_fake:.4f},{i.verdict},{i.faces}"
-        for i in evaluation.judged
-    ]
-    return "\n".join(lines) + "\n"
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "source", "group", "manipulation", "label", "p_fake", "verdict", "faces"])
+    for item in evaluation.judged:
+        label = "FAKE" if item.label else "REAL"
+        p_fake = f"{item.p_fake:.4f}"
+        writer.writerow(
+            [item.name, item.source, item.group, item.manipulation, label, p_fake, item.verdict, item.faces]
+        )
+    return text.getvalue()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from dfwatch.errors import TrainingError
 
@@ -15,6 +15,25 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "select", "test"]
 SPLITS: tuple[Split, ...] = ("train", "select", "test")
+
+
+class Dealt(Protocol):
+    """What can be dealt to a part: a crop of a pack, or a file of a data set."""
+
+    @property
+    def group(self) -> str:
+        """What must not cross a split."""
+
+    @property
+    def video(self) -> str:
+        """The file that it is, or was cut from."""
+
+    @property
+    def split(self) -> str:
+        """The part where the data set fixes it; else empty."""
+
+
+_Dealt = TypeVar("_Dealt", bound=Dealt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,26 +52,28 @@ class SplitRule:
 
     def of_group(self, group: str) -> Split:
         """Return the part that a group belongs to; a pure function of salt and group."""
-        digest = hashlib.sha256(f"{self.salt}:{group}".encode()).digest()
+        digest = hashlib.sha256(f"{self.salt}:{group}".encode("utf-8", "surrogateescape")).digest()
         position = int.from_bytes(digest[:8], "big") / 2**64
         if position < self.test:
             return "test"
         return "select" if position < self.test + self.select else "train"
 
-    def of_record(self, record: Record) -> Split:
-        """Return the part a record belongs to: the data set's own split where it has one, else by group."""
+    def of_record(self, record: Dealt) -> Split:
+        """Return the part that something belongs to: the data set's own where it has one, else by group."""
         for split in SPLITS:
             if record.split == split:
                 return split
         return self.of_group(record.group)
 
 
-def take(records: Iterable[Record], split: Split, rule: SplitRule, excluded: frozenset[str]) -> list[Record]:
-    """Return the records of one part, without those whose video or group is on the exclusion list."""
+def take(records: Iterable[_Dealt], split: Split | None, rule: SplitRule, excluded: frozenset[str]) -> list[_Dealt]:
+    """Return one part, None: all, without what is on the exclusion list by its video or group."""
     return [
         record
         for record in records
-        if record.video not in excluded and record.group not in excluded and rule.of_record(record) == split
+        if record.video not in excluded
+        and record.group not in excluded
+        and (split is None or rule.of_record(record) == split)
     ]
 
 

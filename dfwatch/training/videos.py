@@ -15,6 +15,7 @@ from dfwatch.reading import CropSpec
 from dfwatch.storage.source import open_regular
 from dfwatch.training.codecs import SUFFIXES, encode
 from dfwatch.training.landmarks import LandmarkFinder
+from dfwatch.training.packs import member_name
 from dfwatch.training.records import Record
 
 if TYPE_CHECKING:
@@ -68,7 +69,6 @@ class VideoCutter:
             return
         track = max(reading.tracks, key=lambda one: len(one.faces))
         room = 1 + 2 * self._spec.margin
-        stem = "".join(letter if letter.isascii() and letter.isalnum() else "_" for letter in source.video)[-70:]
         for face in track.faces:
             crop = reading.crops[face.crop_index]
             found = self._landmarks.largest(crop)
@@ -81,7 +81,7 @@ class VideoCutter:
                     shard="",
                     offset=0,
                     length=0,
-                    name=f"{stem}-{face.frame_index:03d}{SUFFIXES[self._cut.codec]}",
+                    name=member_name(source.video, f"-{face.frame_index:03d}", SUFFIXES[self._cut.codec]),
                     source=source.source,
                     label=source.label,
                     group=source.group,
@@ -120,7 +120,8 @@ class VideoJudge:
         if reading is None or not reading.tracks:
             return document, None
         faces = max(reading.tracks, key=lambda one: len(one.faces)).faces
-        return document, reading.crops[faces[len(faces) // 2].crop_index]
+        # A view would keep every crop of the video.
+        return document, reading.crops[faces[len(faces) // 2].crop_index].copy()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from dfwatch.errors import TrainingError
 from dfwatch.models import architectures
 from dfwatch.training.augment import AugmentSpec
 from dfwatch.training.batches import BatchMaker, open_pools
-from dfwatch.training.deck import FAKE, REAL, UNLABELLED, Deck
-from dfwatch.training.loop import RunOptions, Trainer
+from dfwatch.training.deck import FAKE, REAL, UNLABELLED, Deck, Item, Pools
+from dfwatch.training.export import read_log
+from dfwatch.training.loop import LOG_NAME, RunOptions, Trainer
 from dfwatch.training.objective import Teaching
 from dfwatch.training.opening import open_measured, open_trainer
 from dfwatch.training.recipe import (
@@ -35,6 +37,7 @@ from dfwatch.training.recipe import (
 )
 from dfwatch.training.records import INDEX_NAME, read_index, write_index
 from dfwatch.training.splits import SplitRule
+from tests.training.made import record
 
 BATCH = BatchSpec(labelled=8, blended=4)
 
@@ -303,6 +306,61 @@ def test_every_real_is_seen_once_in_an_epoch(data_root: str) -> None:
     names = [real.record.name for real, _ in pairs]
     assert len(set(names[: len(pools.reals)])) == len(pools.reals)
     assert all(real.record.group == fake.record.group for real, fake in pairs)
+
+
+def made_pools(reals_of: dict[str, int], fakes_of: dict[str, int]) -> Pools:
+    """Pools of so many crops of each group; nothing is read."""
+    places = iter(range(10**6))
+
+    def items(label: str, group: str, count: int) -> tuple[Item, ...]:
+        made = (record(f"{label}{group}-{number}", label, group, offset=next(places)) for number in range(count))
+        return tuple(Item(SimpleNamespace(folder="made"), one) for one in made)  # type: ignore[arg-type]
+
+    reals = tuple(item for group, count in reals_of.items() for item in items("REAL", group, count))
+    fakes = {group: items("FAKE", group, count) for group, count in fakes_of.items()}
+    return Pools(reals, fakes, tuple(sorted(set(fakes) - set(reals_of))), (), ())
+
+
+def test_all_fakes_of_a_video_have_their_turn() -> None:
+    pools = made_pools({f"g{number}": 16 for number in range(30)}, {f"g{number}": 64 for number in range(30)})
+    deck, rng = Deck(0, pools), np.random.default_rng(0)
+    names = [deck.labelled_pair(index, rng)[1].record.name for index in range(4 * 480)]
+    # None twice in an epoch, and each once in four.
+    assert [len(set(names[start : start + 480])) for start in range(0, 4 * 480, 480)] == [480] * 4
+    assert len(set(names)) == 30 * 64
+
+
+def test_fakes_without_a_real_have_their_share() -> None:
+    rng = np.random.default_rng(0)
+    known = {f"g{number}": 1 for number in range(90)}
+    some = Deck(0, made_pools(known, {**known, **{f"o{number}": 1 for number in range(10)}}))
+    drawn = [some.labelled_pair(index, rng)[1].record.group for index in range(5000)]
+    assert np.mean([group.startswith("o") for group in drawn]) == pytest.approx(0.1, abs=0.02)
+    # A single one is not drawn by every real that has no fake.
+    lonely = Deck(0, made_pools({**known, **{f"r{number}": 1 for number in range(90)}}, {**known, "o": 1}))
+    drawn = [lonely.labelled_pair(index, rng)[1].record.group for index in range(5000)]
+    assert np.mean([group == "o" for group in drawn]) < 0.04
+
+
+def test_a_run_goes_on_with_no_other_data_than_it_began_with(data_root: str, tmp_path: Path) -> None:
+    run = trainer(data_root, tmp_path, recipe())
+    run.save()
+    somebody = frozenset({min(run.groups)})
+    with pytest.raises(TrainingError, match="other data"):
+        open_trainer(data_root, run.recipe, run.options, somebody)
+    open_trainer(data_root, run.recipe, run.options, frozenset())
+
+
+def test_a_log_whose_last_line_was_cut_short_goes_on(data_root: str, tmp_path: Path) -> None:
+    piece = trainer(data_root, tmp_path, recipe())
+    piece.run(stopping(piece, lambda entry: entry["event"] == "measure"))
+    log = tmp_path / LOG_NAME
+    before = read_log(str(tmp_path))
+    log.write_bytes(log.read_bytes()[:-9])
+    assert read_log(str(tmp_path)) == before[:-1]
+    assert trainer(data_root, tmp_path, recipe()).run().finished
+    steps = [entry["step"] for entry in read_log(str(tmp_path)) if entry["event"] == "train"]
+    assert steps == [5, 10, 15, 20, 25, 30]
 
 
 def test_an_empty_select_part_is_refused_with_advice(data_root: str) -> None:

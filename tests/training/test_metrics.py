@@ -8,7 +8,7 @@ import pytest
 from dfwatch.errors import TrainingError
 from dfwatch.training import metrics
 from dfwatch.training.calibration import choose_thresholds, fit_calibration, logit
-from dfwatch.training.metrics import Cut, bootstrap
+from dfwatch.training.metrics import bootstrap
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1])
 SCORES = np.array([0.1, 0.2, 0.6, 0.3, 0.4, 0.7, 0.8, 0.9])
@@ -45,12 +45,41 @@ def test_ties_count_half_and_one_label_alone_has_no_figure() -> None:
 
 
 def test_inconclusive_is_neither_right_nor_counted_among_the_decided() -> None:
-    cut = Cut(real=0.25, fake=0.75)
-    assert cut.coverage(LABELS, SCORES) == pytest.approx(4 / 8)
-    assert cut.accuracy_of_decided(LABELS, SCORES) == 1.0
-    assert cut.balanced_accuracy(LABELS, SCORES) == pytest.approx((2 / 4 + 2 / 4) / 2)
-    assert cut.hits(LABELS, SCORES) == pytest.approx(0.5)
-    assert cut.false_alarms(LABELS, SCORES) == 0.0
+    calls = metrics.calls_at(SCORES, real=0.25, fake=0.75)
+    assert metrics.coverage(LABELS, calls) == pytest.approx(4 / 8)
+    assert metrics.accuracy_of_decided(LABELS, calls) == 1.0
+    assert metrics.balanced_accuracy(LABELS, calls) == pytest.approx((2 / 4 + 2 / 4) / 2)
+    assert metrics.hits(LABELS, calls) == pytest.approx(0.5)
+    assert metrics.misses(LABELS, calls) == 0.0
+    assert metrics.false_alarms(LABELS, calls) == 0.0
+
+
+def test_a_handful_of_groups_gives_no_interval() -> None:
+    one = bootstrap(metrics.auc, np.array([0, 1, 1]), np.array([0.1, 0.8, 0.9]), ["a", "b", "c"])
+    assert str(one) == "1.000"
+    enough = bootstrap(metrics.auc, np.array([0, 1] * 5), np.linspace(0, 1, 10), [str(n) for n in range(10)])
+    assert not math.isnan(enough.low)
+    # Videos of four people are no more than four.
+    few = bootstrap(metrics.auc, np.array([0, 1] * 20), np.linspace(0, 1, 40), [str(n % 4) for n in range(40)])
+    assert math.isnan(few.low)
+
+
+def test_an_ece_is_shown_beside_what_chance_alone_makes_of_it() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = rng.random(20)
+    of_few = metrics.expected_of_calibrated(probabilities)
+    of_many = metrics.expected_of_calibrated(rng.random(20_000), rounds=20)
+    assert of_few > 0.1
+    assert of_many < 0.01
+    calibrated = (rng.random(20) < probabilities).astype(np.int64)
+    assert metrics.expected_calibration_error(calibrated, probabilities) == pytest.approx(of_few, abs=0.1)
+
+
+def test_a_lower_bound_is_seldom_above_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    above = [metrics.lower_bound(int(rng.binomial(11, 0.3)), 11, 0.95) > 0.3 for _ in range(1000)]
+    assert np.mean(above) <= 0.05
+    assert metrics.lower_bound(0, 11, 0.95) == 0.0
 
 
 def test_the_interval_holds_the_value_and_is_wider_when_groups_repeat_themselves() -> None:

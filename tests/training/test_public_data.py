@@ -17,7 +17,7 @@ def touch(root: Path, *names: str) -> None:
 
 def rows(name: str, folder: Path, table: Path) -> list[layouts.Source]:
     assert public_data.main([name, str(folder), str(table)]) == 0
-    return layouts.scan("csv", str(table))
+    return layouts.scan("csv", str(table)).sources
 
 
 def test_a_dfdc_fake_and_its_source_are_one_group_under_the_sources_file_name(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_people_of_a_held_out_set_can_be_left_out(tmp_path: Path) -> None:
     frames = str(tmp_path / "udacity.csv")
     assert public_data.main(["udacity", str(tmp_path / "frames"), frames]) == 0
     assert public_data.main(["lfw", str(tmp_path / "lfw"), str(tmp_path / "lfw.csv"), "--leave-out", frames]) == 0
-    assert {source.group for source in layouts.scan("csv", str(tmp_path / "lfw.csv"))} == {"Bo_Li"}
+    assert {source.group for source in layouts.scan("csv", str(tmp_path / "lfw.csv")).sources} == {"Bo_Li"}
 
 
 @pytest.mark.parametrize(
