@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dfwatch.config import FaceSettings, ReaderSettings
+from dfwatch.errors import TrainingError
 from dfwatch.faces import crop_region
 from dfwatch.models.bundle import load_bundle
 from dfwatch.models.checkpoints import load_network
@@ -111,10 +112,20 @@ def test_a_folder_of_videos_becomes_a_bundle_that_judges_videos(videos: Path, pa
     assert (figures["all"]["reals"], figures["all"]["fakes"]) == (4, 4)
     assert figures["confusion"]["REAL"]["NO_FACE"] == 1
     assert figures["confusion"]["FAKE"]["FAILED"] == 1
+    assert (figures["all"]["without_face"], figures["all"]["unreadable"]) == (1, 1)
     assert "flatter" in figures["warning"]
     page = (out / "report.html").read_text()
     assert page.count("<figure>") == 8
     assert "clip0_swap.mp4: 0." in page
+    # Without what was trained on nothing is refused.
+    theirs = {record.group for record in Pack(str(packs / "mine")).records if record.split == "train"}
+    (tmp_path / "exclude.txt").write_text("\n".join(theirs))
+    assert call(*words, "--exclude", str(tmp_path / "exclude.txt")) == 0
+    figures = json.loads((out / "evaluation.json").read_text())
+    assert "warning" not in figures
+    assert (figures["all"]["reals"], figures["all"]["fakes"]) == (1, 1)
+    with pytest.raises(TrainingError, match="its select part is empty"):
+        call(*words, "--split", "select", "--exclude", str(tmp_path / "exclude.txt"))
 
 
 def test_a_teacher_answers_as_its_network_does(packs: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from dfwatch.errors import ConfigError, TrainingError
 from dfwatch.models import architectures
 from dfwatch.models.bundle import Bundle, load_bundle
 from dfwatch.training import commands, robustness
+from dfwatch.training.card import render
 from dfwatch.training.deck import Item
 from dfwatch.training.export import export_bundle
 from dfwatch.training.judging import Judged, draw_videos, judge_crops, no_more_fakes_than_reals, refuse_trained
@@ -286,8 +287,37 @@ def test_groups_trained_on_are_refused_and_otherwise_named(
 
 
 def test_videos_and_packs_are_not_mixed(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    words = ["evaluate", str(trained[0]), "--out", str(tmp_path)]
     with pytest.raises(ConfigError, match="either --videos, or --data and --pack"):
-        call("evaluate", str(trained[0]), "--out", str(tmp_path))
+        call(*words)
+    with pytest.raises(ConfigError, match="are for packs"):
+        call(*words, "--videos", str(tmp_path), "--robustness", "5")
+    with pytest.raises(ConfigError, match="tells how it was trained"):
+        call(*words, "--videos", str(tmp_path), "--store", "training")
+
+
+@pytest.mark.usefixtures("_spot_finder")
+def test_a_card_that_somebody_wrote_is_kept(
+    trained: tuple[Path, Path], data_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Path(shutil.copytree(trained[0], tmp_path / "bundle"))
+    words = ["calibrate", str(bundle), "--data", data_root, "--pack", "made", "--false-alarms", "0.5"]
+    assert call(*words) == 0
+    assert sorted(path.name for path in bundle.glob("*.md")) == ["README.md"]
+    card = bundle / "README.md"
+    card.write_text("What I know of it.\n")
+    assert call(*words) == 0
+    assert (bundle / "README.1.md").read_text() == "What I know of it.\n"
+    assert f"is now {bundle}/README.1.md" in capsys.readouterr().err
+    assert "Finds bright spots." in card.read_text()
+
+
+def test_the_card_of_a_model_of_unknown_origin_promises_no_refusal(trained: tuple[Path, Path]) -> None:
+    bundle = load_bundle(trained[0])
+    unknown = dataclasses.replace(bundle, training=dataclasses.replace(bundle.training, groups_file=""))
+    assert "refuses to report on them. It knows them by their names" in render(bundle)
+    assert "cannot refuse to report on them" in render(unknown)
+    assert "it may have been these very videos" in markdown(evaluate(unknown, "made", some_judged(unknown), rounds=2))
 
 
 def some_judged(bundle: Bundle) -> list[Judged]:
@@ -331,6 +361,33 @@ def test_videos_without_a_face_are_reported_both_ways(trained: tuple[Path, Path]
     text = markdown(found)
     assert "no face counted as not fake" in text
     assert as_json(found)["sources"]["one"]["reals"] == 10
+
+
+def test_figures_are_those_of_the_verdicts(trained: tuple[Path, Path]) -> None:
+    bundle = load_bundle(trained[0])
+    judged = some_judged(bundle)
+    # Too few faces: the service says INCONCLUSIVE, whatever the score.
+    held_back = [
+        dataclasses.replace(item, verdict="INCONCLUSIVE") if item.label and item.verdict == "FAKE" else item
+        for item in judged
+    ]
+    judged = [*held_back, dataclasses.replace(held_back[-1], name="broken", verdict="FAILED")]
+    found = evaluate(bundle, "made", judged, rounds=5)
+    assert found.overall.figures["fakes called FAKE"].value == 0
+    assert found.overall.figures["coverage"].value < 0.9
+    assert (found.overall.without_face, found.overall.unreadable) == (1, 1)
+    # Nobody was told anything of it, which is no answer at all.
+    assert found.no_face_as_real.fakes == 21
+    assert "1 that could not be read" in markdown(found)
+
+
+def test_scores_are_a_table_whatever_the_names(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle = load_bundle(trained[0])
+    odd = dataclasses.replace(some_judged(bundle)[1], name='a "b", c', source="x,y", manipulation='"swap"')
+    write_report(evaluate(bundle, "made", [odd, some_judged(bundle)[0]], rounds=2), str(tmp_path))
+    with (tmp_path / "scores.csv").open(newline="") as stream:
+        row = next(csv.DictReader(stream))
+    assert (row["name"], row["source"], row["manipulation"], row["label"]) == ('a "b", c', "x,y", '"swap"', "FAKE")
 
 
 def test_the_report_says_what_other_thresholds_would_do(trained: tuple[Path, Path]) -> None:
