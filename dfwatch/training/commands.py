@@ -241,6 +241,8 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     else:
         items = _items(arguments, split_rule(bundle))
         data = f"{arguments.split} part of {', '.join(arguments.pack)}"
+        if f"{data}:" in f"{bundle.calibration.fitted_on} {bundle.thresholds.chosen_on}":
+            data += " (on which calibration or thresholds were chosen: no held-out figures)"
         if not arguments.all_fakes:
             before, items = len(items), no_more_fakes_than_reals(items)
             if len(items) < before:

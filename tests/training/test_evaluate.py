@@ -150,6 +150,7 @@ def test_calibrate_then_evaluate_store_what_they_found(
         "report.html", "report.md", "evaluation.json", "scores.csv",
     }  # fmt: skip
     figures = json.loads((tmp_path / "report" / "evaluation.json").read_text())
+    assert figures["data"] == "test part of made"
     assert figures["all"]["AUC"][0] > 0.7
     assert set(figures["robustness"]) == {"unchanged", *robustness.CHANGES}
     stored = load_bundle(bundle)
@@ -266,6 +267,7 @@ def test_thresholds_are_chosen_on_what_evaluate_will_see_and_every_crop_is_score
     reals = [row["verdict"] == "FAKE" for row in rows if row["label"] in {"0", "REAL"}]
     fakes = [row["verdict"] == "REAL" for row in rows if row["label"] in {"1", "FAKE"}]
     assert (len(reals), len(fakes)) == (120, 120)
+    assert "no held-out figures" in (tmp_path / "report" / "report.md").read_text()
     assert np.mean(reals) == pytest.approx(after.thresholds.false_positive_rate)
     assert np.mean(fakes) == 0.05
 
