@@ -146,14 +146,26 @@ def _move(job: Job, folder: str, sha256: str | None) -> str:
 def _keep(layout: Layout, journal: Journal, job: Job) -> str | None:
     """Put the file back where it was dropped; None if another one has that name by now."""
     info = os.lstat(job.source)
-    # Remembered first: between the rename and a later note the watcher would take it for a new file.
-    journal.keep(job.dropped, inode=info.st_ino, size_bytes=info.st_size, mtime_ns=info.st_mtime_ns, job_id=job.id)
     path = os.path.join(layout.inbox, job.dropped.relative)
+    if _is_taken(path, info):
+        return None
+    # Remembered first: between the rename and a later note the watcher would take it for a new file.
+    before = journal.keep(
+        job.dropped, inode=info.st_ino, size_bytes=info.st_size, mtime_ns=info.st_mtime_ns, job_id=job.id
+    )
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         rename_new(job.source, path)
     except (FileExistsError, NotADirectoryError):
-        journal.unkeep(job.dropped)
+        journal.unkeep(job.dropped, job_id=job.id, before=before)
         return None
     fsync_folder(os.path.dirname(path))
     return path
+
+
+def _is_taken(path: str, info: os.stat_result) -> bool:
+    """Whether another file lies there; it may be this one, where a rename was cut short after its first half."""
+    try:
+        return not os.path.samestat(os.lstat(path), info)
+    except (FileNotFoundError, NotADirectoryError):
+        return False

@@ -312,14 +312,24 @@ class Journal:
 
     # -- files kept in the inbox ---------------------------------------------------------------------------------------
 
-    def keep(self, dropped: DroppedName, *, inode: int, size_bytes: int, mtime_ns: int, job_id: str) -> None:
-        """Remember that this file of the inbox was judged and is not to be taken again."""
+    def keep(
+        self, dropped: DroppedName, *, inode: int, size_bytes: int, mtime_ns: int, job_id: str
+    ) -> sqlite3.Row | None:
+        """Remember that this file of the inbox was judged and is not to be taken again.
+
+        Returns:
+            What was remembered of another job's file of this name, for ``unkeep``.
+        """
+        key = (os.fsencode(dropped.folder), os.fsencode(dropped.name))
         with self._write() as db:
+            before: sqlite3.Row | None = db.execute(
+                "SELECT * FROM kept WHERE folder = ? AND name = ? AND job != ?", (*key, job_id)
+            ).fetchone()
             db.execute(
-                "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?, ?)",
-                (os.fsencode(dropped.folder), os.fsencode(dropped.name), inode, size_bytes, mtime_ns, job_id),
+                "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?, ?)", (*key, inode, size_bytes, mtime_ns, job_id)
             )
         self._kept_change = object()
+        return before
 
     def kept(self) -> dict[str, tuple[int, int, int]]:
         """Files kept in the inbox: relative path to (inode, size in bytes, mtime in ns); not to be changed.
@@ -342,13 +352,15 @@ class Journal:
             )
         return self._kept[1]
 
-    def unkeep(self, dropped: DroppedName) -> None:
-        """Forget a kept file that was removed or replaced."""
+    def unkeep(self, dropped: DroppedName, *, job_id: str, before: sqlite3.Row | None) -> None:
+        """Undo ``keep``, which returned ``before``; what another job remembered since stays."""
         with self._write() as db:
-            db.execute(
-                "DELETE FROM kept WHERE folder = ? AND name = ?",
-                (os.fsencode(dropped.folder), os.fsencode(dropped.name)),
-            )
+            undone = db.execute(
+                "DELETE FROM kept WHERE folder = ? AND name = ? AND job = ?",
+                (os.fsencode(dropped.folder), os.fsencode(dropped.name), job_id),
+            ).rowcount
+            if undone and before is not None:
+                db.execute("INSERT INTO kept VALUES (?, ?, ?, ?, ?, ?)", tuple(before))
         self._kept_change = object()
 
     def unkeep_gone(self, gone: Mapping[str, tuple[int, int, int]]) -> None:
