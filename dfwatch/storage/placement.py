@@ -91,9 +91,14 @@ def make_folder(base: str, dropped: DroppedName, job_id: str) -> str:
     except OSError as exc:
         if exc.errno != errno.ENAMETOOLONG:
             raise
-    fallback = os.path.join(base, job_id)
-    _make_durable(fallback)
-    return fallback
+    return make_own_folder(base, job_id)
+
+
+def make_own_folder(base: str, job_id: str) -> str:
+    """Make a folder below ``base``, durably, that is only one job's."""
+    folder = os.path.join(base, job_id)
+    _make_durable(folder)
+    return folder
 
 
 def _make_durable(path: str) -> None:
