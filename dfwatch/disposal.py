@@ -49,9 +49,20 @@ def put_away(
     status: Status,
     label: Label | None,
     sha256: str | None,
+    size_bytes: int | None,
     outcome: OutcomeSettings,
 ) -> str | None:
     """Move, keep or delete a job's file; repeating it is safe, after a crash or a failure of the disk.
+
+    Args:
+        layout: The service's folders.
+        journal: The service's journal.
+        job: The job.
+        status: How it ended.
+        label: Its verdict, if there is one.
+        sha256: Digest of the bytes that were judged; None where there is none.
+        size_bytes: How many they were; None where the file was never opened.
+        outcome: What is to happen to it.
 
     Returns:
         Where the file now lies; None when it was deleted or is gone.
@@ -62,7 +73,8 @@ def put_away(
     action = action_for(label, outcome)
     try:
         if not is_there(job.source):
-            media = None if action == "delete" else _find(layout, job.dropped, job.id, sha256, job.size_bytes)
+            size_bytes = job.size_bytes if size_bytes is None else size_bytes
+            media = None if action == "delete" else _find(layout, job.dropped, job.id, sha256, size_bytes)
             if media is not None:
                 fsync_folder(os.path.dirname(media))
         elif action == "delete":

@@ -248,11 +248,13 @@ class Journal:
         p_fake: float | None,
         reason: str | None,
         detail: str | None,
+        size_bytes: int | None = None,
         document: Mapping[str, Any] | None = None,
         sinks: Sequence[str] = (),
     ) -> None:
         """Note that the sidecar is durable; the source still lies in ``work/``.
 
+        The file may have grown since its claim: ``size_bytes`` is what was judged, None where it was never opened.
         In the same transaction one message for each of ``sinks`` enters the outbox, with the ``document``; not a second
         time for a job that was published before.
         """
@@ -264,7 +266,7 @@ class Journal:
                 outbox.enqueue(db, job_id, document, sinks, sidecar=sidecar)
             db.execute(
                 "UPDATE jobs SET state = ?, status = ?, sidecar = ?, sha256 = ?, verdict = ?, p_fake = ?, reason = ?,"
-                " detail = ?, updated_at = ? WHERE id = ?",
+                " detail = ?, size_bytes = coalesce(?, size_bytes), updated_at = ? WHERE id = ?",
                 (
                     State.PUBLISHED,
                     status,
@@ -274,6 +276,7 @@ class Journal:
                     p_fake,
                     reason,
                     detail,
+                    size_bytes,
                     utc_now(),
                     job_id,
                 ),

@@ -361,3 +361,21 @@ def test_the_service_prunes_nothing_that_it_keeps_in_the_inbox(worlds: Callable[
     assert world.sidecar_paths() == []
     assert not world.rows()
     assert set(world.kept()) == {"kept.mp4"}
+
+
+def test_a_file_that_grew_after_its_claim_is_found_after_a_crash_and_pruned(worlds: Callable[..., World]) -> None:
+    world = worlds(retention=RetentionSettings(done_max_age_days=1e-6))
+    (world.inbox / "clip.mp4").write_text("slow 0.5")
+    world.start("disposal.moved")
+    [source] = world.wait_for(lambda: list((world.root / "work").glob("*/source")), "it is claimed")
+    with source.open("a") as stream:
+        stream.write(" and the rest")
+    world.wait_for(world.ended_or_none, "the service dies once the file was put away")
+    assert world.put_away() == {"slow 0.5 and the rest": 1}
+    for _ in range(2):
+        # The first start finds it; the sweep of the second one finds it old enough.
+        world.start()
+        world.settle()
+        world.wait_for(lambda: set(world.rows()) == {"done"}, "the job is closed")
+        world.stop()
+    assert not world.put_away()

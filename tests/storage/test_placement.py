@@ -44,7 +44,7 @@ class Bench:
             assert sidecar.find(place) == (path, document)
             media = put_away(
                 self.layout, self.journal, job,
-                status=Status.DONE, label=Label.REAL, sha256=sha256, outcome=outcome,
+                status=Status.DONE, label=Label.REAL, sha256=sha256, size_bytes=len(text), outcome=outcome,
             )  # fmt: skip
             assert media is not None
             ends.append((path, media))
@@ -91,6 +91,13 @@ def test_a_folder_in_which_no_name_would_fit(bench: Bench) -> None:
     path, media = bench.end(job)
     assert os.path.dirname(path) == os.path.join(bench.layout.results, job.id)
     assert os.path.dirname(media) == os.path.join(bench.layout.folder("done"), job.id)
+
+
+def test_a_file_that_grew_after_its_claim_is_found_again(bench: Bench) -> None:
+    job = bench.job(1, "clip.mp4")
+    with open(job.source, "a", encoding="utf-8") as stream:
+        stream.write(" and the rest")
+    bench.end(job)
 
 
 @pytest.mark.parametrize("number", [errno.EXDEV, errno.EACCES, errno.EPERM])
