@@ -298,13 +298,13 @@ class Journal:
                 (State.CLOSED, Status.FAILED, Reason.VANISHED, utc_now(), job_id),
             )
 
-    def superseded(self, job_id: str, *, sidecar: str) -> None:
-        """Note that a closed job's file was handed back for another try and its sidecar set aside."""
+    def superseded(self, job_id: str, *, sidecar: str | None) -> None:
+        """Note that a closed job's file was handed back for another try and its sidecar, if it has one, set aside."""
         with self._write() as db:
             db.execute(
                 "UPDATE jobs SET sidecar = ?, media = NULL, detail = 'handed back for another try', updated_at = ?"
                 " WHERE id = ?",
-                (os.fsencode(sidecar), utc_now(), job_id),
+                (None if sidecar is None else os.fsencode(sidecar), utc_now(), job_id),
             )
 
     def forget(self, job_id: str) -> None:
@@ -382,6 +382,11 @@ class Journal:
         """One job, or None."""
         rows = self._read("SELECT * FROM jobs WHERE id = ?", job_id)
         return _job(rows[0]) if rows else None
+
+    def put_there_last(self, media: str) -> str | None:
+        """Which job's file was put there last; None if none was."""
+        rows = self._read("SELECT id FROM jobs WHERE media = ? ORDER BY updated_at DESC LIMIT 1", os.fsencode(media))
+        return rows[0]["id"] if rows else None
 
     def unfinished(self) -> list[JobRow]:
         """Jobs that are not closed, in order of receipt."""

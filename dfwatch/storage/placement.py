@@ -66,6 +66,12 @@ def sidecar_names(name: str, sha256: str | None, job_id: str) -> list[str]:
     return [*(fitting_name(name, suffix) for suffix in (".json", *digest, f".{job_id}.json")), f"{job_id}.json"]
 
 
+def superseded_names(name: str, job_id: str) -> list[str]:
+    """Names for the sidecar ``name`` of a file that was handed back, in the order in which they are tried."""
+    ending = f"{job_id}.superseded.json"
+    return [fitting_name(name.removesuffix(".json"), f".{ending}"), ending]
+
+
 def media_names(name: str, sha256: str | None, job_id: str) -> list[str]:
     """Names for a moved file, in the order in which they are tried; its ending stays at the end if there is room."""
     stem, ending = os.path.splitext(name)
