@@ -15,7 +15,15 @@ from dfwatch.intake import is_there, remove_job_folder
 from dfwatch.reasons import Label
 from dfwatch.storage.crashpoints import crash_point
 from dfwatch.storage.durable import fsync_folder, rename_new
-from dfwatch.storage.placement import NEXT_NAME, action_for, make_folder, media_base, media_bases, media_names
+from dfwatch.storage.placement import (
+    NEXT_NAME,
+    action_for,
+    make_folder,
+    make_own_folder,
+    media_base,
+    media_bases,
+    media_names,
+)
 
 if TYPE_CHECKING:
     from dfwatch.config import OutcomeSettings
@@ -28,6 +36,9 @@ _log = structlog.get_logger(__name__)
 
 # What file systems answer that are asked to remove a folder with something in it.
 _OCCUPIED: Final = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY})
+# What tells of one folder and not of the disk: somebody took it over, or linked it to another disk.
+_CLOSED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EXDEV, errno.ELOOP})
+_NO_WAY_BACK: Final = _CLOSED | {errno.EEXIST, errno.ENOTDIR}
 
 
 def put_away(
@@ -38,9 +49,20 @@ def put_away(
     status: Status,
     label: Label | None,
     sha256: str | None,
+    size_bytes: int | None,
     outcome: OutcomeSettings,
 ) -> str | None:
     """Move, keep or delete a job's file; repeating it is safe, after a crash or a failure of the disk.
+
+    Args:
+        layout: The service's folders.
+        journal: The service's journal.
+        job: The job.
+        status: How it ended.
+        label: Its verdict, if there is one.
+        sha256: Digest of the bytes that were judged; None where there is none.
+        size_bytes: How many they were; None where the file was never opened.
+        outcome: What is to happen to it.
 
     Returns:
         Where the file now lies; None when it was deleted or is gone.
@@ -51,7 +73,8 @@ def put_away(
     action = action_for(label, outcome)
     try:
         if not is_there(job.source):
-            media = None if action == "delete" else _find(layout, job.dropped, job.id, sha256, job.size_bytes)
+            size_bytes = job.size_bytes if size_bytes is None else size_bytes
+            media = None if action == "delete" else _find(layout, job.dropped, job.id, sha256, size_bytes)
             if media is not None:
                 fsync_folder(os.path.dirname(media))
         elif action == "delete":
@@ -60,8 +83,7 @@ def put_away(
         else:
             media = _keep(layout, journal, job) if action == "keep" else None
             if media is None:
-                folder = make_folder(media_base(layout, status, label, outcome), job.dropped, job.id)
-                media = _move(job, folder, sha256)
+                media = _move_out(layout, job, status=status, label=label, sha256=sha256, outcome=outcome)
     except OSError as exc:
         raise _failed(job, exc) from exc
     crash_point("disposal.moved")
@@ -128,6 +150,22 @@ def _is_it(path: str, sha256: str | None, size_bytes: int | None) -> bool:
         return False
 
 
+def _move_out(
+    layout: Layout, job: Job, *, status: Status, label: Label | None, sha256: str | None, outcome: OutcomeSettings
+) -> str:
+    """Move the file to where its outcome belongs; to a folder of its own, near the top, where that one is closed."""
+    try:
+        return _move(job, make_folder(media_base(layout, status, label, outcome), job.dropped, job.id), sha256)
+    except OSError as exc:
+        if exc.errno not in _CLOSED:
+            raise
+        cause = exc.strerror
+    folder = make_own_folder(media_base(layout, status, None, outcome), job.id)
+    media = _move(job, folder, sha256)
+    _log.warning("a folder cannot be moved to, so a file got one of its own", job=job.id, path=media, cause=cause)
+    return media
+
+
 def _move(job: Job, folder: str, sha256: str | None) -> str:
     for name in media_names(job.dropped.name, sha256, job.id):
         path = os.path.join(folder, name)
@@ -144,16 +182,34 @@ def _move(job: Job, folder: str, sha256: str | None) -> str:
 
 
 def _keep(layout: Layout, journal: Journal, job: Job) -> str | None:
-    """Put the file back where it was dropped; None if another one has that name by now."""
+    """Put the file back where it was dropped; None if another one has that name by now, or the folder is closed."""
     info = os.lstat(job.source)
-    # Remembered first: between the rename and a later note the watcher would take it for a new file.
-    journal.keep(job.dropped, inode=info.st_ino, size_bytes=info.st_size, mtime_ns=info.st_mtime_ns, job_id=job.id)
     path = os.path.join(layout.inbox, job.dropped.relative)
+    if not _may_go_back(path, info):
+        return None
+    # Remembered first: between the rename and a later note the watcher would take it for a new file.
+    before = journal.keep(
+        job.dropped, inode=info.st_ino, size_bytes=info.st_size, mtime_ns=info.st_mtime_ns, job_id=job.id
+    )
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         rename_new(job.source, path)
-    except (FileExistsError, NotADirectoryError):
-        journal.unkeep(job.dropped)
+    except OSError as exc:
+        if exc.errno not in _NO_WAY_BACK:
+            raise
+        journal.unkeep(job.dropped, job_id=job.id, before=before)
         return None
     fsync_folder(os.path.dirname(path))
     return path
+
+
+def _may_go_back(path: str, info: os.stat_result) -> bool:
+    """Whether no other file lies there; it may be this one, where a rename was cut short after its first half."""
+    try:
+        return os.path.samestat(os.lstat(path), info)
+    except FileNotFoundError:
+        return True
+    except OSError as exc:
+        if exc.errno not in _NO_WAY_BACK:
+            raise
+        return False

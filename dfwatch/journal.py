@@ -248,11 +248,13 @@ class Journal:
         p_fake: float | None,
         reason: str | None,
         detail: str | None,
+        size_bytes: int | None = None,
         document: Mapping[str, Any] | None = None,
         sinks: Sequence[str] = (),
     ) -> None:
         """Note that the sidecar is durable; the source still lies in ``work/``.
 
+        The file may have grown since its claim: ``size_bytes`` is what was judged, None where it was never opened.
         In the same transaction one message for each of ``sinks`` enters the outbox, with the ``document``; not a second
         time for a job that was published before.
         """
@@ -264,7 +266,7 @@ class Journal:
                 outbox.enqueue(db, job_id, document, sinks, sidecar=sidecar)
             db.execute(
                 "UPDATE jobs SET state = ?, status = ?, sidecar = ?, sha256 = ?, verdict = ?, p_fake = ?, reason = ?,"
-                " detail = ?, updated_at = ? WHERE id = ?",
+                " detail = ?, size_bytes = coalesce(?, size_bytes), updated_at = ? WHERE id = ?",
                 (
                     State.PUBLISHED,
                     status,
@@ -274,6 +276,7 @@ class Journal:
                     p_fake,
                     reason,
                     detail,
+                    size_bytes,
                     utc_now(),
                     job_id,
                 ),
@@ -295,13 +298,13 @@ class Journal:
                 (State.CLOSED, Status.FAILED, Reason.VANISHED, utc_now(), job_id),
             )
 
-    def superseded(self, job_id: str, *, sidecar: str) -> None:
-        """Note that a closed job's file was handed back for another try and its sidecar set aside."""
+    def superseded(self, job_id: str, *, sidecar: str | None) -> None:
+        """Note that a closed job's file was handed back for another try and its sidecar, if it has one, set aside."""
         with self._write() as db:
             db.execute(
                 "UPDATE jobs SET sidecar = ?, media = NULL, detail = 'handed back for another try', updated_at = ?"
                 " WHERE id = ?",
-                (os.fsencode(sidecar), utc_now(), job_id),
+                (None if sidecar is None else os.fsencode(sidecar), utc_now(), job_id),
             )
 
     def forget(self, job_id: str) -> None:
@@ -312,14 +315,24 @@ class Journal:
 
     # -- files kept in the inbox ---------------------------------------------------------------------------------------
 
-    def keep(self, dropped: DroppedName, *, inode: int, size_bytes: int, mtime_ns: int, job_id: str) -> None:
-        """Remember that this file of the inbox was judged and is not to be taken again."""
+    def keep(
+        self, dropped: DroppedName, *, inode: int, size_bytes: int, mtime_ns: int, job_id: str
+    ) -> sqlite3.Row | None:
+        """Remember that this file of the inbox was judged and is not to be taken again.
+
+        Returns:
+            What was remembered of another job's file of this name, for ``unkeep``.
+        """
+        key = (os.fsencode(dropped.folder), os.fsencode(dropped.name))
         with self._write() as db:
+            before: sqlite3.Row | None = db.execute(
+                "SELECT * FROM kept WHERE folder = ? AND name = ? AND job != ?", (*key, job_id)
+            ).fetchone()
             db.execute(
-                "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?, ?)",
-                (os.fsencode(dropped.folder), os.fsencode(dropped.name), inode, size_bytes, mtime_ns, job_id),
+                "INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?, ?)", (*key, inode, size_bytes, mtime_ns, job_id)
             )
         self._kept_change = object()
+        return before
 
     def kept(self) -> dict[str, tuple[int, int, int]]:
         """Files kept in the inbox: relative path to (inode, size in bytes, mtime in ns); not to be changed.
@@ -342,13 +355,15 @@ class Journal:
             )
         return self._kept[1]
 
-    def unkeep(self, dropped: DroppedName) -> None:
-        """Forget a kept file that was removed or replaced."""
+    def unkeep(self, dropped: DroppedName, *, job_id: str, before: sqlite3.Row | None) -> None:
+        """Undo ``keep``, which returned ``before``; what another job remembered since stays."""
         with self._write() as db:
-            db.execute(
-                "DELETE FROM kept WHERE folder = ? AND name = ?",
-                (os.fsencode(dropped.folder), os.fsencode(dropped.name)),
-            )
+            undone = db.execute(
+                "DELETE FROM kept WHERE folder = ? AND name = ? AND job = ?",
+                (os.fsencode(dropped.folder), os.fsencode(dropped.name), job_id),
+            ).rowcount
+            if undone and before is not None:
+                db.execute("INSERT INTO kept VALUES (?, ?, ?, ?, ?, ?)", tuple(before))
         self._kept_change = object()
 
     def unkeep_gone(self, gone: Mapping[str, tuple[int, int, int]]) -> None:
@@ -367,6 +382,11 @@ class Journal:
         """One job, or None."""
         rows = self._read("SELECT * FROM jobs WHERE id = ?", job_id)
         return _job(rows[0]) if rows else None
+
+    def put_there_last(self, media: str) -> str | None:
+        """Which job's file was put there last; None if none was."""
+        rows = self._read("SELECT id FROM jobs WHERE media = ? ORDER BY updated_at DESC LIMIT 1", os.fsencode(media))
+        return rows[0]["id"] if rows else None
 
     def unfinished(self) -> list[JobRow]:
         """Jobs that are not closed, in order of receipt."""

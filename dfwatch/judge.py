@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dfwatch import __version__
 from dfwatch.document import Refusal, Run, Subject, build
-from dfwatch.errors import DfwatchError, MediaError, ReaderCrashError, RefusedError
+from dfwatch.errors import DfwatchError, MediaError, ReaderCrashError, RefusedError, StorageError
 from dfwatch.reasons import Reason, Status
 from dfwatch.storage.digest import Digest
 from dfwatch.storage.layout import DroppedName
@@ -202,6 +202,8 @@ class Judge:
             timer.lap("verdict")
         except MediaError as error:
             status, refusal, reading = status_of(error), refusal_of(error), None
+        except OSError as exc:
+            raise StorageError("reading", dropped.shown, exc.strerror or exc, hint="check the disk") from exc
         subject = Subject(dropped, size_bytes, sha256, received_at, ("given by name",))
         # A device that runs out of memory gets smaller batches from then on.
         runtime = {**self._runtime, "batch_size": self._scorer.device.batch_size}

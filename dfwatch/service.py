@@ -134,7 +134,7 @@ class Service:
             self._reporter.running(scorer, lambda: pipeline.load, watcher.health)
             self._announce(scorer)
             try:
-                self._loop(Retention(journal), admission, pipeline, watcher, root)
+                self._loop(Retention(journal, self._layout.folder("done")), admission, pipeline, watcher, root)
             finally:
                 self._end(pipeline, watcher)
         finally:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dfwatch.commands import new_parser
 from dfwatch.console.exits import Exit
 from dfwatch.console.terminal import wants_colour
+from dfwatch.printable import printable
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +27,8 @@ def add_parser(commands: Subparsers) -> None:
         "code. Files are only read. No daemon is needed. What is measured of this machine is kept in ROOT/state, if\n"
         "that is there and may be written, else in $XDG_CACHE_HOME/dfwatch or ~/.cache/dfwatch.\n\n"
         "exit status: 0 no file is FAKE; 1 at least one is; 3 at least one could not be judged, and none is FAKE;\n"
-        "4 the model or the device failed, or the output could not be written; 141 the output was closed.",
+        "4 the model or the device failed, or the output could not be written; 141 the output was closed.\n"
+        "A file that the disk fails to give could not be judged; that is told on standard error.",
     )
     parser.add_argument("files", metavar="FILE", nargs="+", help="a video or a picture")
     parser.add_argument(
@@ -41,6 +43,7 @@ def command(arguments: argparse.Namespace) -> int:
     from dfwatch.console.progress import Progress
     from dfwatch.console.summary import describe
     from dfwatch.document import encode
+    from dfwatch.errors import StorageError
     from dfwatch.judge import Judge
     from dfwatch.settings import file as settings_file
 
@@ -48,6 +51,7 @@ def command(arguments: argparse.Namespace) -> int:
     logs.configure("warning", settings.log.format)
     coloured = wants_colour(sys.stdout)
     documents: list[dict[str, Any]] = []
+    unreadable = 0
     with Progress(sys.stderr, total=len(arguments.files)) as progress:
         progress.begin("loading the model")
         reader = new_reader(settings)
@@ -56,7 +60,13 @@ def command(arguments: argparse.Namespace) -> int:
             judge = Judge(settings, reader, load_scorer(settings))
             for path in arguments.files:
                 progress.begin(path)
-                document = judge.judge(path)
+                try:
+                    document = judge.judge(path)
+                except StorageError as error:
+                    progress.done()
+                    print(f"{printable(path)}: not judged: {printable(error.cause)}", file=sys.stderr)
+                    unreadable += 1
+                    continue
                 documents.append(document)
                 progress.done()
                 if arguments.json:
@@ -68,6 +78,6 @@ def command(arguments: argparse.Namespace) -> int:
             reader.close()
     if any(document["verdict"] == "FAKE" for document in documents):
         return Exit.FOUND
-    if any(document["verdict"] is None for document in documents):
+    if unreadable or any(document["verdict"] is None for document in documents):
         return Exit.NOT_JUDGED
     return Exit.OK

@@ -78,14 +78,21 @@ class Publisher:
             ticket.sidecar, ticket.document = self._write(ticket, ticket.document, settings, stage)
         document = ticket.document
         status, label = _outcome_of(document)
-        sha256 = document["subject"]["sha256"]
+        subject = document["subject"]
         # NFS, sshfs and others keep a file that is deleted while it is open, hidden in its folder.
         ticket.close()
         self._patience.until_done(lambda: self._note(ticket, document, status), stage)
         crash_point("job.published")
         media = self._patience.until_done(
             lambda: put_away(
-                self._layout, self._journal, job, status=status, label=label, sha256=sha256, outcome=settings.outcome
+                self._layout,
+                self._journal,
+                job,
+                status=status,
+                label=label,
+                sha256=subject["sha256"],
+                size_bytes=subject["size"],
+                outcome=settings.outcome,
             ),
             stage,
         )
@@ -164,6 +171,7 @@ class Publisher:
             p_fake=document["p_fake"],
             reason=document["reason"],
             detail=document["reason_detail"],
+            size_bytes=document["subject"]["size"],
             document=document,
             sinks=self._recipients(document),
         )

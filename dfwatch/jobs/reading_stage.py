@@ -113,30 +113,36 @@ class ReadingStage:
         crash_point("job.attempt_raised")
         try:
             ticket.fd, ticket.fingerprint = open_regular(job.source, job.dropped.shown)
+            if not self._line.stands_still(ticket, ticket.fingerprint, settings.watch.quiet_s, stage):
+                return False
+            check_admissible(job.dropped, ticket.fingerprint.size_bytes, settings)
         except RefusedError:
             # Where the whole root is away, it is no wonder that the file is; nothing is to be said of it.
             self._patience.check()
+            # Under other settings a second sidecar would not meet the first one.
+            if self._published_before(ticket, settings, stage):
+                return True
             raise
-        if not self._line.stands_still(ticket, ticket.fingerprint, settings.watch.quiet_s, stage):
-            return False
-        check_admissible(job.dropped, ticket.fingerprint.size_bytes, settings)
         ticket.digest = job.digest_of(ticket.fingerprint) or Digest(ticket.fd)
         return True
 
     def _needs_no_reading(self, ticket: Ticket, settings: Settings, stage: str) -> bool:
         """Whether an earlier run published this job, or runs died too often over it."""
-        beyond = ticket.attempt - settings.jobs.max_attempts
-        # One attempt beyond the limit is for finding out what the others came to; should that be what kills the
-        # service, the next one goes without.
-        if ticket.job.recovered and beyond <= 1:
-            ticket.await_digest(lambda: self._observer.beat(stage))
-            if self._publisher.published_before(ticket):
-                return True
-        if beyond > 0:
+        if self._published_before(ticket, settings, stage):
+            return True
+        if ticket.attempt > settings.jobs.max_attempts:
             detail = f"the service died {settings.jobs.max_attempts} times while this file was in work"
             ticket.refuse(Status.QUARANTINED, Refusal(Reason.TOO_MANY_ATTEMPTS, detail, "see the service's log"))
             return True
         return False
+
+    def _published_before(self, ticket: Ticket, settings: Settings, stage: str) -> bool:
+        # One attempt beyond the limit is for finding out what the others came to; should that be what kills the
+        # service, the next one goes without.
+        if ticket.sidecar is None and ticket.job.recovered and ticket.attempt <= settings.jobs.max_attempts + 1:
+            ticket.await_digest(lambda: self._observer.beat(stage))
+            self._publisher.published_before(ticket)
+        return ticket.sidecar is not None
 
     def _read_credentials(self, ticket: Ticket, settings: Settings, stage: str) -> None:
         if self._credentials is None or ticket.fd is None:

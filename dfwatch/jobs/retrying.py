@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from dfwatch.errors import StorageError
 from dfwatch.journal import State
 from dfwatch.reasons import Status
-from dfwatch.storage.durable import fitting_name, fsync_folder, rename_new
+from dfwatch.sinks import sidecar
+from dfwatch.storage.durable import fsync_folder, rename_new
+from dfwatch.storage.placement import NEXT_NAME, superseded_names
 
 if TYPE_CHECKING:
     from dfwatch.journal import Journal
@@ -19,7 +21,8 @@ def retry(layout: Layout, journal: Journal, job_id: str) -> str:
     """Hand one job's file back; returns its path relative to the inbox.
 
     The old sidecar is renamed first, so that the new answer gets its name; a crash in between leaves the file where it
-    was, and trying again completes it.
+    was, and trying again completes it. What lies at the file's place may have been mended there; should the file have
+    been taken away, another job's may have got its place, and that is left alone, as is another job's sidecar.
 
     Raises:
         StorageError: There is no such job, it has a verdict, its file is gone, or the inbox has a file of that name.
@@ -31,24 +34,38 @@ def retry(layout: Layout, journal: Journal, job_id: str) -> str:
         raise _refusal(job_id, "it is still in work" if row.state is not State.CLOSED else "it has a verdict")
     if row.media is None or not os.path.lexists(row.media):
         raise _refusal(job_id, "its file is gone")
+    if journal.put_there_last(row.media) != job_id:
+        raise _refusal(job_id, "its file is gone, and another job's lies in its place")
     target = os.path.join(layout.inbox, row.dropped.relative)
     if os.path.lexists(target):
         raise _refusal(job_id, f"the inbox has another {row.dropped.shown}")
     try:
-        sidecar = row.sidecar or ""
-        if sidecar and os.path.exists(sidecar):
-            folder, name = os.path.split(sidecar)
-            aside = os.path.join(folder, fitting_name(name.removesuffix(".json"), f".{job_id}.superseded.json"))
-            rename_new(sidecar, aside)
-            fsync_folder(folder)
-            sidecar = aside
         os.makedirs(os.path.dirname(target), exist_ok=True)
+        aside = None if row.sidecar is None else _set_aside(row.sidecar, job_id)
         rename_new(row.media, target)
         fsync_folder(os.path.dirname(target))
     except OSError as exc:
         raise StorageError("handing back", row.dropped.shown, exc.strerror or exc) from exc
-    journal.superseded(job_id, sidecar=sidecar)
+    journal.superseded(job_id, sidecar=aside)
     return row.dropped.relative
+
+
+def _set_aside(path: str, job_id: str) -> str | None:
+    """Rename a job's sidecar, or find that this was done before; None where it is gone."""
+    folder, name = os.path.split(path)
+    names = [os.path.join(folder, each) for each in superseded_names(name, job_id)]
+    if not sidecar.is_of(path, job_id):
+        return next((each for each in names if sidecar.is_of(each, job_id)), None)
+    for aside in names:
+        try:
+            rename_new(path, aside)
+        except OSError as exc:
+            if exc.errno not in NEXT_NAME:
+                raise
+            continue
+        fsync_folder(folder)
+        return aside
+    raise FileExistsError(f"no name for its sidecar is free and short enough in {folder}")
 
 
 def _refusal(job_id: str, cause: str) -> StorageError:

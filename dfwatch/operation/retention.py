@@ -1,8 +1,8 @@
 """Prunes what was kept for long enough: files in ``done/``, sidecars with their evidence, closed jobs of the journal.
 
 Only what the journal knows is touched, oldest first, and never anything of a job that is not closed or that a sink has
-yet to take. What is older is told by the order in which jobs came in; ages come from the wall clock, and while that
-clock has jumped since the start, nothing is pruned.
+yet to take, nor a file that was kept in the inbox. What is older is told by the order in which jobs came in; ages come
+from the wall clock, and while that clock has jumped since the start, nothing is pruned.
 
 A file that is no longer the one that was put there is left alone and forgotten. It is that one as long as it has its
 size and nothing about it changed since its job was closed; if something did (a backup was restored, another program
@@ -94,11 +94,15 @@ class Retention:
 
     Args:
         journal: The service's journal.
+        done: The folder ``done/``.
         clock: The module ``time``, or what a test puts in its place.
     """
 
-    def __init__(self, journal: Journal, clock: Clock = time) -> None:
+    def __init__(self, journal: Journal, done: str, clock: Clock = time) -> None:
         self._journal = journal
+        below = os.fsencode(os.path.join(done, ""))
+        # Files of jobs that are done may also have been kept in the inbox, where they are somebody's own.
+        self._in_done = f"(status = '{Status.DONE}' AND substr(media, 1, {len(below)}) = X'{below.hex()}')"
         self._clock = clock
         self._offset_s = clock.time() - clock.monotonic()
         self._due_s = clock.monotonic()
@@ -136,7 +140,7 @@ class Retention:
         results = _Limits(settings.results_max_age_days, settings.results_max_files, settings.results_max_bytes)
         journal = _Limits(settings.journal_max_age_days, settings.journal_max_jobs)
         files = sidecars = jobs = 0
-        rows = self._beyond(done, "media", f"status = '{Status.DONE}'", MOST_AT_ONCE)
+        rows = self._beyond(done, "media", self._in_done, MOST_AT_ONCE)
         if self._comparing is not None and self._comparing[0] not in {row["id"] for row in rows}:
             # Other settings keep it, or it is gone.
             self._comparing[1].give_up()
@@ -158,7 +162,7 @@ class Retention:
                 _remove_folder(_evidence_of(row))
                 self._forget(row["id"], "sidecar")
         # A row is the only handle on what is still to be pruned, so it outlives its file and its sidecar.
-        file_seen_to = f"(media IS NULL OR status != '{Status.DONE}')" if done else "1"
+        file_seen_to = f"(media IS NULL OR NOT {self._in_done})" if done else "1"
         sidecar_seen_to = "sidecar IS NULL" if results else "1"
         for row in self._beyond(journal, "id", "1", left - sidecars, f"{file_seen_to} AND {sidecar_seen_to}"):
             self._journal.forget(row["id"])

@@ -66,6 +66,12 @@ def sidecar_names(name: str, sha256: str | None, job_id: str) -> list[str]:
     return [*(fitting_name(name, suffix) for suffix in (".json", *digest, f".{job_id}.json")), f"{job_id}.json"]
 
 
+def superseded_names(name: str, job_id: str) -> list[str]:
+    """Names for the sidecar ``name`` of a file that was handed back, in the order in which they are tried."""
+    ending = f"{job_id}.superseded.json"
+    return [fitting_name(name.removesuffix(".json"), f".{ending}"), ending]
+
+
 def media_names(name: str, sha256: str | None, job_id: str) -> list[str]:
     """Names for a moved file, in the order in which they are tried; its ending stays at the end if there is room."""
     stem, ending = os.path.splitext(name)
@@ -91,9 +97,14 @@ def make_folder(base: str, dropped: DroppedName, job_id: str) -> str:
     except OSError as exc:
         if exc.errno != errno.ENAMETOOLONG:
             raise
-    fallback = os.path.join(base, job_id)
-    _make_durable(fallback)
-    return fallback
+    return make_own_folder(base, job_id)
+
+
+def make_own_folder(base: str, job_id: str) -> str:
+    """Make a folder below ``base``, durably, that is only one job's."""
+    folder = os.path.join(base, job_id)
+    _make_durable(folder)
+    return folder
 
 
 def _make_durable(path: str) -> None:

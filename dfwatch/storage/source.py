@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from typing import Final
 
 from dfwatch.errors import FileChangedError, RefusedError, StorageError
 from dfwatch.inbox.beneath import UNTRUSTED_FILE
 from dfwatch.inbox.completeness import Fingerprint
 from dfwatch.reasons import Reason
+
+# What is answered where nothing can be: below a file, or under a name that is longer than any.
+_NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
 
 
 def open_regular(path: str, shown: str) -> tuple[int, Fingerprint]:
@@ -32,11 +37,11 @@ def open_regular(path: str, shown: str) -> tuple[int, Fingerprint]:
         if not stat.S_ISREG(mode):
             raise _refused(shown, Reason.NOT_A_REGULAR_FILE, f"it is {_kind(mode)}, not a file", "drop a video file")
         fd = os.open(path, UNTRUSTED_FILE)
-    except FileNotFoundError as exc:
-        raise RefusedError("opening", shown, "it is not there", reason=Reason.VANISHED) from exc
     except PermissionError as exc:
         raise _refused(shown, Reason.UNREADABLE, "permission denied", "let the service's user read it") from exc
     except OSError as exc:
+        if exc.errno in _NOT_THERE:
+            raise RefusedError("opening", shown, "it is not there", reason=Reason.VANISHED) from exc
         raise StorageError("opening", shown, exc.strerror or exc) from exc
     try:
         info = os.fstat(fd)
@@ -58,7 +63,7 @@ def check_unchanged(fd: int, path: str, shown: str, before: Fingerprint) -> None
     """
     try:
         now, there = Fingerprint.from_stat(os.fstat(fd)), Fingerprint.from_stat(os.lstat(path))
-    except FileNotFoundError as exc:
+    except (FileNotFoundError, NotADirectoryError) as exc:
         raise FileChangedError("checking", shown, "it was removed", reason=Reason.VANISHED) from exc
     if not (now.same_bytes(before, renamed=False) and there.same_bytes(before, renamed=False)):
         raise FileChangedError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -156,9 +157,39 @@ def test_endings_are_the_same_in_any_case(config: Path, videos: Path, capsys: py
 
 def test_scan_of_what_is_not_there(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "folder.mp4").mkdir()
-    status, documents = scan_json(config, [tmp_path / "nothing.mp4", tmp_path / "folder.mp4"], capsys)
+    (tmp_path / "plain.mp4").touch()
+    files = [tmp_path / name for name in ("nothing.mp4", "folder.mp4", "plain.mp4/below.mp4", "n" * 300 + ".mp4")]
+    status, documents = scan_json(config, files, capsys)
     assert status == Exit.NOT_JUDGED
-    assert [document["reason"] for document in documents] == ["vanished", "not_a_regular_file"]
+    assert [document["reason"] for document in documents] == ["vanished", "not_a_regular_file", "vanished", "vanished"]
+
+
+@pytest.mark.parametrize(("fake", "call"), [(False, "open"), (True, "open"), (True, "preadv")])
+def test_scan_goes_on_after_a_file_that_the_disk_fails_to_give(
+    config: Path,
+    videos: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    fake: bool,
+    call: str,
+) -> None:
+    well = getattr(os, call)
+
+    def sick(file: Any, *args: Any, **kwargs: Any) -> Any:
+        path = os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else str(file)
+        if path.endswith("picture.jpg"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return well(file, *args, **kwargs)
+
+    if fake:
+        config.write_text(f"{config.read_text()}verdict: {{real_threshold: 0.0, fake_threshold: 0.0001}}\n")
+    monkeypatch.setattr(os, call, sick)
+    files = [str(videos / name) for name in ("face.mp4" if fake else "noface.webm", "picture.jpg", "noface.webm")]
+    assert main(["scan", "--json", "--config", str(config), *files]) == (Exit.FOUND if fake else Exit.NOT_JUDGED)
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 2
+    assert told.err.splitlines()[-1] == f"{videos / 'picture.jpg'}: not judged: {os.strerror(errno.EIO)}"
 
 
 def test_progress_and_colours_at_a_terminal(config: Path, videos: Path) -> None:

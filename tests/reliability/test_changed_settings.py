@@ -40,3 +40,22 @@ def test_a_crash_and_another_outcome_setting_make_no_second_sidecar(
     assert list(world.sidecars()) == [sidecar]
     assert sum(world.put_away().values()) == 1
     assert not world.complaints.exists()
+
+
+@pytest.mark.parametrize("text", ["", "fake"], ids=["refused at its opening", "refused by other settings"])
+@pytest.mark.parametrize("point", ["sidecar.renamed", "job.published"])
+def test_a_refused_file_gets_no_second_sidecar_either(world: World, point: str, text: str) -> None:
+    (world.inbox / "a.mp4").write_text(text)
+    world.start(f"{point}:1")
+    world.wait_for(lambda: world.ended() is not None, f"the service dies at {point}")
+    (sidecar,) = world.sidecars()
+
+    watch = dataclasses.replace(world.settings.watch, extensions=("mkv",))
+    world.settings = dataclasses.replace(world.settings, outcome=BESIDE, watch=watch)
+    world.start()
+    world.settle()
+    world.wait_for(lambda: sum(world.rows().values()) == 1, "the job is closed")
+
+    assert list(world.sidecars()) == [sidecar]
+    assert world.contents("done" if text else "quarantine") == {text: 1}
+    assert not world.complaints.exists()

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from dfwatch.config import RetentionSettings
+from dfwatch.config import OutcomeSettings, RetentionSettings
 from dfwatch.evidence.folder import folder_names
 from dfwatch.journal import JobRow, Journal
 from dfwatch.operation import retention
@@ -48,10 +48,12 @@ class FakeClock:
 
 class Bench:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder = folder
+        self.folder, self.inbox = folder / "done", folder / "inbox"
+        for each in (self.folder, self.inbox):
+            each.mkdir()
         self.clock = FakeClock()
         self.journal = Journal(str(folder / "journal.sqlite3"))
-        self.retention = Retention(self.journal, self.clock)
+        self.retention = Retention(self.journal, str(self.folder), self.clock)
         clock = self.clock
 
         class Now(datetime):
@@ -62,8 +64,16 @@ class Bench:
 
         monkeypatch.setattr(stamps, "datetime", Now)
 
-    def ended(self, name: str, *, status: Status = Status.DONE, sinks: tuple[str, ...] = (), size: int = 100) -> None:
-        media, sidecar = self.folder / name, self.folder / f"{name}.json"
+    def ended(
+        self,
+        name: str,
+        *,
+        status: Status = Status.DONE,
+        sinks: tuple[str, ...] = (),
+        size: int = 100,
+        kept: bool = False,
+    ) -> None:
+        media, sidecar = (self.inbox if kept else self.folder) / name, self.folder / f"{name}.json"
         media.write_bytes(bytes(size))
         sidecar.write_text(json.dumps({"job_id": name}).ljust(30))
         self.journal.add(name, DroppedName("", name), received_at="2026", size_bytes=size, evidence=())
@@ -78,7 +88,7 @@ class Bench:
         return self.retention.sweep(RetentionSettings(**limits))  # type: ignore[arg-type]
 
     def left(self) -> set[str]:
-        return {path.name for path in self.folder.iterdir() if "journal" not in path.name}
+        return {path.name for path in self.folder.iterdir()}
 
     def row(self, name: str) -> JobRow | None:
         return self.journal.job(name)
@@ -220,6 +230,18 @@ def test_what_is_not_closed_and_what_has_no_verdict_stays(bench: Bench) -> None:
     assert bench.row("in work") is not None
 
 
+def test_what_is_kept_in_the_inbox_stays_and_does_not_count(bench: Bench) -> None:
+    for name in ("moved", "also moved"):
+        bench.ended(name)
+    for number in range(3):
+        bench.ended(f"kept {number}", size=1000, kept=True)
+    bench.clock.pass_days(10)
+    assert bench.sweep(done_max_files=2, done_max_bytes=200).total == 0
+    assert bench.sweep(done_max_age_days=1, results_max_age_days=1, journal_max_age_days=1) == Swept(2, 5, 5)
+    assert bench.left() == set()
+    assert len(list(bench.inbox.iterdir())) == 3
+
+
 def test_a_row_outlives_what_is_yet_to_be_pruned(bench: Bench) -> None:
     bench.ended("a")
     bench.clock.pass_days(10)
@@ -321,3 +343,39 @@ def test_the_service_prunes(worlds: Callable[..., World]) -> None:
     world.stop()
     with contextlib.closing(sqlite3.connect(os.fspath(world.layout.journal))) as db:
         assert db.execute("SELECT count(*) FROM jobs").fetchone() == (2,)
+
+
+def test_the_service_prunes_nothing_that_it_keeps_in_the_inbox(worlds: Callable[..., World]) -> None:
+    limits = RetentionSettings(done_max_age_days=1e-6, results_max_age_days=1e-6, journal_max_age_days=1e-6)
+    world = worlds(retention=limits, outcome=OutcomeSettings(real="keep", sidecar="beside"))
+    for name in ("kept.mp4", "moved.mp4"):
+        (world.inbox / name).write_text("real" if name == "kept.mp4" else "fake")
+    world.start()
+    world.settle()
+    world.stop()
+    world.start()
+    world.wait_for(lambda: '"pruned"' in world.log.read_text(), "the second sweep is over")
+    world.stop()
+    assert world.contents("inbox") == {"real": 1}
+    assert not world.put_away()
+    assert world.sidecar_paths() == []
+    assert not world.rows()
+    assert set(world.kept()) == {"kept.mp4"}
+
+
+def test_a_file_that_grew_after_its_claim_is_found_after_a_crash_and_pruned(worlds: Callable[..., World]) -> None:
+    world = worlds(retention=RetentionSettings(done_max_age_days=1e-6))
+    (world.inbox / "clip.mp4").write_text("slow 0.5")
+    world.start("disposal.moved")
+    [source] = world.wait_for(lambda: list((world.root / "work").glob("*/source")), "it is claimed")
+    with source.open("a") as stream:
+        stream.write(" and the rest")
+    world.wait_for(world.ended_or_none, "the service dies once the file was put away")
+    assert world.put_away() == {"slow 0.5 and the rest": 1}
+    for _ in range(2):
+        # The first start finds it; the sweep of the second one finds it old enough.
+        world.start()
+        world.settle()
+        world.wait_for(lambda: set(world.rows()) == {"done"}, "the job is closed")
+        world.stop()
+    assert not world.put_away()

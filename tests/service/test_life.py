@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -19,6 +20,8 @@ import pytest
 from dfwatch.errors import StorageError
 from dfwatch.jobs.retrying import retry
 from dfwatch.journal import Journal
+from dfwatch.reasons import Status
+from dfwatch.storage import durable
 from dfwatch.storage.crashpoints import NAMES
 from dfwatch.storage.layout import Layout
 from tests.service.daemon import REPOSITORY, Daemon, wait_for
@@ -302,6 +305,81 @@ def test_retry_hands_a_failed_file_back(daemon: Daemon) -> None:
     documents = daemon.settle(2)
     assert documents["results/clip.mp4.json"]["verdict"] == "REAL"
     assert documents[f"results/clip.mp4.{document['job_id']}.superseded.json"] == document
+
+
+def test_retry_hands_back_no_other_jobs_file(daemon: Daemon) -> None:
+    """The first one's was cleared away by hand, and the second one's got its name."""
+    daemon.start()
+    with contextlib.closing(Journal(str(daemon.root / "state" / "journal.sqlite3"))) as journal:
+        jobs = []
+        for text in ("nonsense", "more nonsense"):
+            daemon.drop("clip.mp4", text)
+            [document] = daemon.settle(1).values()
+            jobs.append(document["job_id"])
+            wait_for(lambda: len(journal.ended(Status.FAILED)) == len(jobs), "the job is closed")
+            if len(jobs) == 1:
+                (daemon.root / "failed" / "clip.mp4").unlink()
+                (daemon.root / "results" / "clip.mp4.json").unlink()
+        with pytest.raises(StorageError, match="another job's"):
+            retry(Layout(str(daemon.root)), journal, jobs[0])
+        assert daemon.files() == {"failed/clip.mp4": "more nonsense"}
+        assert daemon.sidecars() == {"results/clip.mp4.json": document}
+        retry(Layout(str(daemon.root)), journal, jobs[1])
+
+
+def test_retry_sets_no_other_jobs_sidecar_aside(daemon: Daemon) -> None:
+    """The first one's was cleared away by hand, and the second one's got its name."""
+    daemon.start()
+    daemon.drop("clip.mp4", "nonsense")
+    [first] = daemon.settle(1).values()
+    (daemon.root / "results" / "clip.mp4.json").unlink()
+    daemon.drop("clip.mp4", "more nonsense")
+    [second] = daemon.settle(1).values()
+    with contextlib.closing(Journal(str(daemon.root / "state" / "journal.sqlite3"))) as journal:
+        assert retry(Layout(str(daemon.root)), journal, first["job_id"]) == "clip.mp4"
+    documents = daemon.settle(2)
+    assert documents["results/clip.mp4.json"] == second
+    assert not [path for path in documents if "superseded" in path]
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_retry_that_was_cut_short_can_be_completed(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, *, long: bool
+) -> None:
+    """Once because the inbox has no place for it, and once between the sidecar and the file."""
+    renameat2 = durable._libc_renameat2()
+    assert renameat2 is not None
+
+    def refusing(source: bytes, target: bytes) -> int:
+        if b"/inbox/" in target:
+            return errno.EIO
+        return errno.ENAMETOOLONG if long and len(os.path.basename(target)) > 50 else renameat2(source, target)
+
+    (daemon.inbox / "desk").mkdir()
+    daemon.drop("desk/clip.mp4", "nonsense")
+    daemon.start()
+    [document] = daemon.settle(1).values()
+    daemon.stop()
+    layout, job_id = Layout(str(daemon.root)), document["job_id"]
+    with contextlib.closing(Journal(layout.journal)) as journal:
+        (daemon.inbox / "desk").rmdir()
+        (daemon.inbox / "desk").touch()
+        with pytest.raises(StorageError):
+            retry(layout, journal, job_id)
+        assert list(daemon.sidecars()) == ["results/desk/clip.mp4.json"]
+        (daemon.inbox / "desk").unlink()
+
+        monkeypatch.setattr(durable, "_libc_renameat2", lambda: refusing)
+        with pytest.raises(StorageError):
+            retry(layout, journal, job_id)
+        monkeypatch.undo()
+        retry(layout, journal, job_id)
+        row = journal.job(job_id)
+    name = f"{job_id}.superseded.json" if long else f"clip.mp4.{job_id}.superseded.json"
+    assert list(daemon.sidecars()) == [f"results/desk/{name}"]
+    assert row is not None
+    assert row.sidecar == str(daemon.root / "results" / "desk" / name)
+    assert daemon.files() == {"inbox/desk/clip.mp4": "nonsense"}
 
 
 def test_many_files_from_many_hands(daemon: Daemon) -> None:

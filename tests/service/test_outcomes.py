@@ -216,6 +216,20 @@ def test_a_kept_file_is_judged_once_though_its_ending_cannot_be_noted(
     assert sorted(daemon.sidecars()) == ["results/later.mp4.json", "results/r.mp4.json"]
 
 
+def test_of_two_kept_files_of_one_name_each_is_judged_once(daemons: Make) -> None:
+    """Both are in work when the first one goes back, so that the second one cannot."""
+    daemon = daemons({"outcome": {"fake": "keep"}, "reader": {"processes": 2}}).start()
+    for text in ("slow 1.0 the first", "slow 2.0 the second"):
+        daemon.drop("clip.mp4", text)
+        wait_for(lambda: not (daemon.inbox / "clip.mp4").exists(), "it is claimed")
+    wait_for(lambda: daemon.events().count("finished") == 2, "both come to their end")
+    daemon.drop("later.mp4", "real")
+    daemon.sidecar("later.mp4")
+    assert len(daemon.sidecars()) == 3
+    assert daemon.files()["inbox/clip.mp4"] == "slow 1.0 the first"
+    assert daemon.files()["done/clip.mp4"] == "slow 2.0 the second"
+
+
 def test_verdict_folders_and_sidecars_beside(daemons: Make) -> None:
     daemon = daemons({"outcome": {"verdict_folders": True, "sidecar": "beside"}})
     for name in ("fake", "real", "noface", "nonsense"):

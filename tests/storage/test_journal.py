@@ -62,3 +62,23 @@ def test_another_attempt_at_a_published_job_tells_the_sinks_nothing_new(journal:
         journal.requeue(JOB)
         journal.begin_attempt(JOB)
     assert len(Outbox(journal).waiting("jsonl", 10)) == 1
+
+
+def test_two_files_that_are_put_back_under_one_name_at_once(journal: Journal) -> None:
+    """Only one of them gets the name; it is the one that is remembered, in whatever order they find out."""
+    name = DroppedName("desk", "clip.mp4")
+    journal.keep(name, inode=1, size_bytes=10, mtime_ns=100, job_id="first")
+    before = journal.keep(name, inode=2, size_bytes=20, mtime_ns=200, job_id="second")
+    assert journal.kept() == {"desk/clip.mp4": (2, 20, 200)}
+    journal.unkeep(name, job_id="first", before=None)
+    assert journal.kept() == {"desk/clip.mp4": (2, 20, 200)}
+    journal.unkeep(name, job_id="second", before=before)
+    assert journal.kept() == {"desk/clip.mp4": (1, 10, 100)}
+
+
+def test_a_file_that_could_not_be_put_back_twice_is_forgotten(journal: Journal) -> None:
+    name = DroppedName("", "clip.mp4")
+    for _ in range(2):
+        before = journal.keep(name, inode=1, size_bytes=10, mtime_ns=100, job_id="only")
+    journal.unkeep(name, job_id="only", before=before)
+    assert journal.kept() == {}

@@ -34,7 +34,7 @@ class Bench:
         claimed = Fingerprint.from_stat((folder / "source").lstat())
         return Job(job_id, DroppedName.of(relative), str(folder), "2026", claimed=claimed)
 
-    def end(self, job: Job, *, times: int = 2) -> tuple[str, str]:
+    def end(self, job: Job, *, times: int = 2, outcome: OutcomeSettings = OutcomeSettings()) -> tuple[str, str]:  # noqa: B008 - it cannot be changed
         """Publish and put away, twice as after a crash; returns where sidecar and file lie."""
         ends, text = [], Path(job.source).read_text()
         sha256 = digest(text)
@@ -44,7 +44,7 @@ class Bench:
             assert sidecar.find(place) == (path, document)
             media = put_away(
                 self.layout, self.journal, job,
-                status=Status.DONE, label=Label.REAL, sha256=sha256, outcome=OutcomeSettings(),
+                status=Status.DONE, label=Label.REAL, sha256=sha256, size_bytes=len(text), outcome=outcome,
             )  # fmt: skip
             assert media is not None
             ends.append((path, media))
@@ -91,3 +91,43 @@ def test_a_folder_in_which_no_name_would_fit(bench: Bench) -> None:
     path, media = bench.end(job)
     assert os.path.dirname(path) == os.path.join(bench.layout.results, job.id)
     assert os.path.dirname(media) == os.path.join(bench.layout.folder("done"), job.id)
+
+
+def test_a_file_that_grew_after_its_claim_is_found_again(bench: Bench) -> None:
+    job = bench.job(1, "clip.mp4")
+    with open(job.source, "a", encoding="utf-8") as stream:
+        stream.write(" and the rest")
+    bench.end(job)
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EACCES, errno.EPERM])
+@pytest.mark.parametrize(
+    ("outcome", "closed"),
+    [
+        (OutcomeSettings(), "done/news"),
+        (OutcomeSettings(verdict_folders=True), "done/REAL"),
+        (OutcomeSettings(real="keep"), "done/news"),
+    ],
+)
+def test_a_folder_that_is_linked_to_another_disk_or_not_ours_any_more(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, number: int, outcome: OutcomeSettings, closed: str
+) -> None:
+    """Its files get folders of their own: were they waited with, they would hold up all others."""
+    renameat2 = durable._libc_renameat2()
+    assert renameat2 is not None
+    shut = [os.path.join(bench.layout.root, each).encode() for each in (closed, "inbox/news")]
+
+    def refusing(source: bytes, target: bytes) -> int:
+        return number if any(target.startswith(each) for each in shut) else renameat2(source, target)
+
+    monkeypatch.setattr(durable, "_libc_renameat2", lambda: refusing)
+    job = bench.job(1, "news/clip.mp4")
+    assert bench.end(job, outcome=outcome)[1] == os.path.join(bench.layout.folder("done"), job.id, "clip.mp4")
+    assert bench.journal.kept() == {}
+
+
+def test_a_kept_file_whose_folder_cannot_be_reached_any_more(bench: Bench) -> None:
+    job = bench.job(1, "news/clip.mp4")
+    os.symlink("news", os.path.join(bench.layout.inbox, "news"))
+    media = bench.end(job, outcome=OutcomeSettings(real="keep"))[1]
+    assert media == os.path.join(bench.layout.folder("done"), "news", "clip.mp4")
