@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import av
 
@@ -85,7 +85,8 @@ class Sampler:
         self._plan = plan
         self._first_pts = first_pts
         self._converter = Converter()
-        self._pending: deque[av.VideoFrame] = deque()
+        # None: a packet was refused here.
+        self._pending: deque[av.VideoFrame | None] = deque()
         self._packets: Iterator[VideoPacket] | None = None
         self._last_time_s: float | None = None
         self._recording: int | None = None
@@ -126,9 +127,10 @@ class Sampler:
 
     def _through(self, picks: deque[Pick]) -> Iterator[Taken]:
         best: tuple[float, av.VideoFrame] | None = None
-        faults = self.tally.faults
+        lost = False
         for frame in self._frames():
             if not self._usable(frame):
+                lost = True
                 continue
             time_s = self._frame_time(frame)
             while picks and time_s >= picks[0].end_s - _SLACK_S:
@@ -136,9 +138,9 @@ class Sampler:
                 if best is not None:
                     yield self._take(pick, *best)
                     best = None
-                elif self.tally.faults == faults:
+                elif not lost:
                     self.tally.not_due += int(not pick.due)
-                faults = self.tally.faults
+            lost = False
             if not picks:
                 return
             if time_s < picks[0].start_s - _SLACK_S:
@@ -277,7 +279,7 @@ class Sampler:
 
     def _lone_key(self, pick: Pick, packet: VideoPacket) -> Taken | None:
         context = self._source.stream.codec_context
-        frames = self._decode(packet)
+        frames = [*self._decode(packet)]
         if not frames and self._packets is not None and int(context.field_order) > _PROGRESSIVE:
             # The second field of an interlaced frame may travel in a packet of its own.
             second = next(self._packets, None)
@@ -299,16 +301,18 @@ class Sampler:
     def _roll(self, pick: Pick) -> Taken | None:
         """Decode on to the pick's frame."""
         best: tuple[float, av.VideoFrame] | None = None
-        faults = self.tally.faults
+        lost = False
         for frame in self._frames():
             if not self._usable(frame):
+                lost = True
                 continue
             time_s = self._frame_time(frame)
             if time_s >= pick.end_s - _SLACK_S:
-                # It belongs to a later slice.
-                self._pending.appendleft(frame)
-                self.tally.not_due += int(best is None and self.tally.faults == faults and not pick.due)
+                # It belongs to a later slice, and what was lost may have belonged to the slices before that.
+                self._pending.extendleft((frame, None) if lost else (frame,))
+                self.tally.not_due += int(best is None and not lost and not pick.due)
                 break
+            lost = False
             if time_s < pick.start_s - _SLACK_S:
                 continue
             best = (time_s, frame)
@@ -318,8 +322,8 @@ class Sampler:
 
     # Packets into frames
 
-    def _frames(self) -> Iterator[av.VideoFrame]:
-        """Good and damaged frames from the decoder's place on, to the end of the stream."""
+    def _frames(self) -> Iterator[av.VideoFrame | None]:
+        """Good and damaged frames from the decoder's place on, to the end of the stream; None: a packet refused."""
         if self._packets is None:
             self._packets = packets_of(self._source)
         at_end = False
@@ -343,7 +347,7 @@ class Sampler:
         self._recording = joins.recording_at(packet.pos)
         return before is not None and before != self._recording
 
-    def _decode(self, packet: VideoPacket | None) -> list[av.VideoFrame]:
+    def _decode(self, packet: VideoPacket | None) -> Sequence[av.VideoFrame | None]:
         try:
             return self._source.stream.codec_context.decode(packet)
         except (MemoryError, EOFError) as error:
@@ -352,9 +356,11 @@ class Sampler:
             return []
         except av.FFmpegError:
             self.tally.errors += 1
-            return []
+            return [None]
 
-    def _usable(self, frame: av.VideoFrame) -> bool:
+    def _usable(self, frame: av.VideoFrame | None) -> TypeGuard[av.VideoFrame]:
+        if frame is None:
+            return False
         if frame.is_corrupt:
             self.tally.corrupt += 1
             return False
