@@ -254,6 +254,15 @@ def cut(source: Path, path: Path, share: float) -> Path:
     return path
 
 
+def zeroed(source: Path, path: Path, first: float, last: float) -> Path:
+    """A copy in which the bytes between two places, as fractions of the length, are zero."""
+    data = bytearray(source.read_bytes())
+    start, end = int(len(data) * first), int(len(data) * last)
+    data[start:end] = bytes(end - start)
+    path.write_bytes(data)
+    return path
+
+
 def copy_with_flipped_bits(source: Path, path: Path, *, flips: int, seed: int, first_byte: int = 0) -> Path:
     """A copy in which ``flips`` bits at and after ``first_byte`` are wrong."""
     shutil.copyfile(source, path)

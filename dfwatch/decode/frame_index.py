@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, overload
 import av
 import numpy as np
 
+from dfwatch.decode.avi import chunks_beside_holes
 from dfwatch.decode.demuxing import SEEKS_BY_GUESS, all_packets_of, packets_of
 from dfwatch.decode.holes import REORDERED_PACKETS, PacketLog
 from dfwatch.decode.joins import find_joins, may_be_joined
@@ -160,7 +161,7 @@ class Survey:
         lists_all: Whether the container's own list of frames is there, and whole.
         read_all: Whether every packet was read instead.
         moved: Whether packets were read, so that the container is no longer at its start.
-        holes: Playing time without a frame, where every packet was read.
+        holes: Playing time without a frame, where every packet was read, or listed.
         misplaced_share: Share of the frames that come after frames shown later, 0 to 1, as far as was looked.
         recordings: How many, each with time stamps of its own, were put one after another.
     """
@@ -193,6 +194,10 @@ def survey(source: Source, slices: int) -> Survey:
     stream, name, size = source.stream, source.container.format.name, source.file.size_bytes
     stated = _stated_duration(source)
     entries = len(stream.index_entries)
+    if name.startswith("avi") and entries > 1:
+        beside = _beside_holes(source, stated, slices)
+        if beside is not None:
+            return beside
     if name.startswith(_LISTS_ALL) and entries > 1 and stream.frames and entries >= 0.5 * stream.frames:
         if name.startswith("avi"):
             # AVI lists decoding times; of a stream with B frames the first frame is shown later than time 0.
@@ -209,6 +214,24 @@ def survey(source: Source, slices: int) -> Survey:
             return Survey(keys, stream.start_time, stated, None, stated, moved=True)
         source.reopen()
     return _demux_all(source, stated, slices)
+
+
+def _beside_holes(source: Source, stated: float | None, slices: int) -> Survey | None:
+    """What is known of an AVI of whose listed frames some are not there; None for any other."""
+    stream, size = source.stream, source.file.size_bytes
+    entries = stream.index_entries
+    chunks = chunks_beside_holes(source.file.read_at, size, entries, slices)
+    if chunks is None:
+        return None
+    listed = EntryIndex(stream, stated or 0.0)
+    start, unit_s = entries[0].timestamp, float(stream.time_base or 1)
+    times = array("d", ((stamp - start) * unit_s for stamp in chunks.stamps))
+    index = ListedFrames(times, array("d", (times[position] for position in chunks.keys)), listed.duration_s)
+    holes = chunks.holes(start, unit_s, listed.duration_s, slices)
+    present_s = listed.end_inside(size)
+    first = _first_stamp(source)
+    source.chunks = chunks
+    return Survey(index, first, listed.duration_s, present_s, stated, moved=True, lists_all=True, holes=holes)
 
 
 def _first_stamp(source: Source) -> int | None:
