@@ -14,13 +14,13 @@ import numpy as np
 
 from dfwatch.decode.avi import chunks_beside_holes
 from dfwatch.decode.demuxing import SEEKS_BY_GUESS, all_packets_of, packets_of
-from dfwatch.decode.holes import REORDERED_PACKETS, PacketLog
+from dfwatch.decode.holes import LOST_SHARE, REORDERED_PACKETS, Hole, PacketLog
 from dfwatch.decode.joins import find_joins, may_be_joined
+from dfwatch.inbox.containers import declared_length
 from dfwatch.sampling import FrameIndex, ListedFrames
 
 if TYPE_CHECKING:
     from dfwatch.decode.demuxing import Source
-    from dfwatch.decode.holes import Hole
 
 # Demuxing a file of this size takes less time than decoding a few frames of it.
 DEMUX_LIMIT_BYTES = 64 * 1024 * 1024
@@ -234,6 +234,19 @@ def _beside_holes(source: Source, stated: float | None, slices: int) -> Survey |
     return Survey(index, first, listed.duration_s, present_s, stated, moved=True, lists_all=True, holes=holes)
 
 
+def _unread_share(source: Source, log: PacketLog) -> float:
+    """Share of an ISO file behind a place where its boxes break off, and with them what FFmpeg reads; 0 to below 1.
+
+    It reads the boxes one by one, and takes anything else, such as zeros where fragments were, for the file's end.
+    """
+    size = source.file.size_bytes
+    share = log.unread_bytes(size) / size
+    if share <= LOST_SHARE or not source.container.format.name.startswith("mov"):
+        return 0.0
+    declared = declared_length(source.file.read_at, size)
+    return 0.0 if declared.length_bytes is not None else share
+
+
 def _first_stamp(source: Source) -> int | None:
     packets = zip(packets_of(source), range(REORDERED_PACKETS), strict=False)
     stamps = [packet.pts for packet, _ in packets if packet.pts is not None]
@@ -343,21 +356,27 @@ def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
     if packets > LISTED_PACKETS:
         index = ListedFrames((), key_times, end, packets / end)
         return Survey(index, first, end, end, stated, moved=True)
-    index = ListedFrames(array("d", (times - first) * unit_s), key_times, end)
-    holes = log.holes(unit_s, end, slices, source.file.size_bytes)
-    if any(hole.lost for hole in holes):
+    size = source.file.size_bytes
+    holes, unread = log.holes(unit_s, end, slices, size), _unread_share(source, log)
+    if unread or any(hole.lost for hole in holes):
         # Perhaps other streams' packets fill it; asking for them always would make each file's survey several times
         # as long.
         source.reopen()
         for packet in all_packets_of(source):
             if packet.stream_index != source.stream.index:
                 log.add_other(packet.pos, packet.size)
-        holes = log.holes(unit_s, end, slices, source.file.size_bytes)
+        holes, unread = log.holes(unit_s, end, slices, size), _unread_share(source, log)
+    present_s, duration_s = end, end / (1 - unread)
+    if unread:
+        holes = (*holes, Hole(present_s, duration_s, lost=True))
+        # FFmpeg counted what it read.
+        stated = None
+    index = ListedFrames(array("d", (times - first) * unit_s), key_times, duration_s)
     return Survey(
         index,
         first,
-        end,
-        end,
+        duration_s,
+        present_s,
         stated,
         moved=True,
         read_all=True,

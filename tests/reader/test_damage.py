@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from typing import TYPE_CHECKING
 
 import pytest
@@ -70,3 +72,40 @@ def test_the_end_of_an_avi_that_was_never_written_was_lost(folder: Path) -> None
     sampling = read(damaged).sampling
     assert 2 <= sampling.failed <= 4
     assert sampling.expected_frames == 20
+
+
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+
+
+def fragments(folder: Path) -> tuple[bytes, list[int]]:
+    """A fragmented MP4 of 20 fragments, one a second, and where they begin."""
+    path = folder / "fragments.mp4"
+    if not path.exists():
+        make_clip(path, seconds=20, fps=25, gop=25, faces=(), container_options=FRAGMENTS)
+    data = path.read_bytes()
+    return data, [found.start() - 4 for found in re.finditer(b"moof", data)]
+
+
+def test_what_lies_behind_a_hole_among_fragments_was_lost(folder: Path) -> None:
+    data, places = fragments(folder)
+    path = folder / "fragments-hole.mp4"
+    path.write_bytes(data[: places[7]] + bytes(places[9] - places[7]) + data[places[9] :])
+    with pytest.raises(UndecodableError) as caught:
+        read(path)
+    assert caught.value.reason is Reason.TRUNCATED
+
+    path.write_bytes(data[: places[15]] + bytes(places[16] - places[15]) + data[places[16] :])
+    reading = read(path, min_coverage=0.7)
+
+    assert reading.sampling.decoded + reading.sampling.failed == reading.sampling.expected_frames == 20
+    assert 3 <= reading.sampling.failed <= 5
+    assert "gaps" in {flag.flag for flag in reading.quality}
+
+
+def test_nothing_is_lost_where_only_padding_or_other_boxes_follow(folder: Path) -> None:
+    data, _ = fragments(folder)
+    for number, more in enumerate((bytes(len(data)), struct.pack(">I4s", 8 + len(data), b"free") + data)):
+        path = folder / f"padded-{number}.mp4"
+        path.write_bytes(data + more)
+        sampling = read(path).sampling
+        assert (sampling.decoded, sampling.expected_frames) == (20, 20)
