@@ -116,6 +116,9 @@ class Sampler:
         context = self._source.stream.codec_context
         threads = self._settings.decoder_threads or 1
         context.options = {"max_pixels": str(self._settings.max_pixels)}
+        if self._source.codec == "hevc":
+            # It would say nothing of a damaged frame otherwise.
+            context.options |= {"err_detect": "explode"}
         context.thread_count = threads
         # Frame threads delay every frame, which costs most when frames are fetched one by one.
         rolls = not self._plan.hops or any(not pick.is_key for pick in self._plan.picks)

@@ -109,3 +109,17 @@ def test_nothing_is_lost_where_only_padding_or_other_boxes_follow(folder: Path) 
         path.write_bytes(data + more)
         sampling = read(path).sampling
         assert (sampling.decoded, sampling.expected_frames) == (20, 20)
+
+
+@pytest.mark.parametrize("keys_only", [False, True])
+def test_damage_is_noticed_in_hevc(folder: Path, keys_only: bool) -> None:
+    whole = folder / "hevc.mp4"
+    if not whole.exists():
+        make_clip(whole, codec="libx265", seconds=4.8, fps=25, gop=50)
+    assert "decode_errors" not in {flag.flag for flag in read(whole).quality}
+    first, last, share = (0.4, 0.425, 0.3) if keys_only else (0.02, 0.9, 0.02)
+    damaged = copy_with_damaged_packets(whole, folder / f"hevc-{keys_only}.mp4", first=first, last=last, share=share)
+
+    reading = read(damaged, min_coverage=0.0)
+
+    assert "decode_errors" in {flag.flag for flag in reading.quality}
