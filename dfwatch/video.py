@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dfwatch.decode.decoding import Taken
     from dfwatch.decode.demuxing import DescriptorFile
     from dfwatch.decode.frame_index import Survey
+    from dfwatch.decode.holes import Hole
 
 # Share of the frames to which no other frame refers, in streams with B frames (usual encoder settings).
 _SKIPPABLE = {"h264": 0.45, "hevc": 0.35, "mpeg2video": 0.6, "mpeg4": 0.5}
@@ -46,6 +47,7 @@ class Video:
         self._settings = settings
         self._source = Source(fd, settings)
         self._first_pts: int | None = None
+        self._holes: tuple[Hole, ...] = ()
         self._moved = False
         self._sampler: Sampler | None = None
 
@@ -128,7 +130,7 @@ class Video:
                 reason=Reason.TOO_LONG,
                 hint="see reader.max_duration_s in the configuration",
             )
-        self._first_pts = found.first_pts
+        self._first_pts, self._holes = found.first_pts, found.holes
         self._moved = found.moved
         return found
 
@@ -162,7 +164,7 @@ class Video:
             # Not before the plan is made, which may look into the demuxer's own list.
             self._source.reopen()
             self._moved = False
-        self._sampler = Sampler(self._source, self._settings, plan, self._first_pts)
+        self._sampler = Sampler(self._source, self._settings, plan, self._first_pts, self._holes)
         return self._sampler.sample()
 
 

@@ -63,9 +63,14 @@ class ListedChunks:
             duration_s: Playing time.
             slices: Into how many slices it is cut.
         """
-        ends = [*((stamp - first) * unit_s for stamp in self.stamps), duration_s]
-        # The frame before a hole is shown in it for a while: not long enough to matter.
-        found = (Hole(ends[gap - 1] if gap else 0.0, ends[gap], lost=True) for gap in self.gaps)
+        found = (
+            Hole(
+                (self.stamps[gap - 1] + 1 - first) * unit_s if gap else 0.0,
+                (self.stamps[gap] - first) * unit_s if gap < len(self.stamps) else duration_s,
+                lost=True,
+            )
+            for gap in self.gaps
+        )
         return tuple(hole for hole in found if hole.slices(duration_s, slices))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from dfwatch.errors import UndecodableError
@@ -16,6 +17,8 @@ from tests.reader.helpers import read, sample
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.reader.helpers import Shot
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -24,11 +27,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Short slices: their MP4 lists too few frames for each to be sure that one is due.
 def test_each_slice_that_damage_swallowed_has_failed(folder: Path) -> None:
-    whole = make_clip(folder / "whole.mp4", seconds=4.8, fps=25, gop=50, faces=())
+    whole = make_clip(folder / "whole.mp4", seconds=4.8, fps=25, gop=30, faces=())
     assert read(whole).sampling.strategy == "sequential"
-    damaged = copy_with_damaged_packets(whole, folder / "damaged.mp4", first=0.2, last=0.9)
+    damaged = copy_with_damaged_packets(whole, folder / "damaged.mp4", first=0.3, last=0.75)
 
-    with pytest.raises(UndecodableError, match=r"[5-8] of 20 frames could be decoded") as caught:
+    with pytest.raises(UndecodableError, match=r"1[01] of 20 frames could be decoded") as caught:
         read(damaged)
 
     assert caught.value.reason is Reason.CORRUPT
@@ -46,7 +49,7 @@ def test_each_slice_that_damage_swallowed_between_two_seeks_has_failed(folder: P
 
 
 @pytest.mark.parametrize("sampling", ["planned", "exact"])
-@pytest.mark.parametrize("codec", ["mjpeg"])
+@pytest.mark.parametrize("codec", ["mjpeg", "mpeg4"])
 def test_frames_behind_a_hole_in_an_avi_keep_their_times(folder: Path, codec: str, sampling: str) -> None:
     whole = folder / f"{codec}.avi"
     if not whole.exists():
@@ -123,3 +126,64 @@ def test_damage_is_noticed_in_hevc(folder: Path, keys_only: bool) -> None:
     reading = read(damaged, min_coverage=0.0)
 
     assert "decode_errors" in {flag.flag for flag in reading.quality}
+
+
+def misplaced(path: Path, **settings: Any) -> list[Shot]:
+    """Sampled frames that show another picture than the one of their time."""
+    return [shot for shot in sample(path, **settings).shots if shot.number != round(shot.time_s * 25)]
+
+
+@pytest.mark.parametrize("sampling", ["planned", "exact"])
+@pytest.mark.parametrize("threads", [1, 4])
+def test_what_is_predicted_from_frames_that_are_gone_is_not_judged(folder: Path, threads: int, sampling: str) -> None:
+    whole = folder / "one-group.mp4"
+    if not whole.exists():
+        make_clip(whole, seconds=10, fps=25, gop=1000, faces=())
+    damaged = zeroed(whole, folder / "one-group-hole.mp4", 0.4, 0.55)
+    assert misplaced(whole, sampling=sampling, decoder_threads=threads) == []
+
+    taken = sample(damaged, sampling=sampling, decoder_threads=threads).shots
+
+    assert 5 <= len(taken) <= 9
+    assert misplaced(damaged, sampling=sampling, decoder_threads=threads) == []
+    with pytest.raises(UndecodableError):
+        read(damaged, sampling=sampling, decoder_threads=threads)
+
+
+@pytest.mark.parametrize("sampling", ["planned", "exact"])
+@pytest.mark.parametrize("name", ["lossy.ts", "lossy.mkv"])
+def test_damage_costs_frames_up_to_the_next_key_frame(folder: Path, name: str, sampling: str) -> None:
+    whole = folder / f"whole-{name}"
+    if not whole.exists():
+        make_clip(whole, seconds=20, fps=25, gop=25, b_frames=2, faces=())
+    damaged = folder / name
+    if name.endswith("ts"):
+        data, random = whole.read_bytes(), np.random.default_rng(3)
+        packets = [data[at : at + 188] for at in range(0, len(data), 188)]
+        damaged.write_bytes(b"".join(packet for n, packet in enumerate(packets) if n < 20 or random.random() > 0.01))
+    else:
+        copy_with_damaged_packets(whole, damaged, first=0.31, last=0.315, keep_bytes=0, share=1.0, keys=False)
+
+    reading = read(damaged, sampling=sampling, min_coverage=0.0)
+
+    assert reading.sampling.decoded >= 10
+    assert reading.sampling.expected_frames == 20
+    assert misplaced(damaged, sampling=sampling) == []
+
+
+def test_a_picture_that_is_renewed_part_by_part_heals(folder: Path) -> None:
+    refresh = {"x264-params": "intra-refresh=1:keyint=50"}
+    whole = make_clip(folder / "refresh.mp4", seconds=20, fps=25, faces=(), options=refresh)
+    damaged = copy_with_damaged_packets(whole, folder / "refresh-hole.mp4", first=0.2, last=0.21, share=0.5)
+
+    taken = sample(damaged, sampling="exact").shots
+
+    assert [shot for shot in taken if shot.time_s > 10] != []
+    assert misplaced(damaged, sampling="exact") == []
+
+
+def test_of_pictures_that_refer_to_no_other_only_the_damaged_ones_are_lost(folder: Path) -> None:
+    whole = make_clip(folder / "each.avi", codec="mjpeg", seconds=20, fps=25, faces=())
+    damaged = copy_with_damaged_packets(whole, folder / "each-damaged.avi", packet_share=0.3, keep_bytes=0)
+    sampling = read(damaged).sampling
+    assert (sampling.decoded, sampling.failed) == (20, 0)
