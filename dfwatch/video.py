@@ -11,6 +11,7 @@ import av.logging
 
 from dfwatch.decode.decoding import Sampler, Tally
 from dfwatch.decode.demuxing import Source, packets_of
+from dfwatch.decode.encryption import is_scrambled_transport_stream
 from dfwatch.decode.frame_index import survey
 from dfwatch.errors import RefusedError, UndecodableError
 from dfwatch.reading import VideoInfo
@@ -187,12 +188,15 @@ def why_nothing_decoded(fd: int, settings: ReaderSettings) -> RefusedError | Und
                     raise
                 except av.FFmpegError:
                     continue
+            scrambled = is_scrambled_transport_stream(source.file.read_at)
             said = " ".join(" ".join(text.split()) for _, _, text in logs).strip()
     except (RefusedError, UndecodableError) as error:
         return error
     finally:
         av.logging.set_level(level)
         av.logging.set_skip_repeated(skips_repeated)
+    if scrambled:
+        return RefusedError("decoding", "", "its pictures are encrypted", reason=Reason.ENCRYPTED)
     if "exceeds specified max pixel count" in said:
         return RefusedError("decoding", "", "its frames have more pixels than allowed", reason=Reason.TOO_MANY_PIXELS)
     if any(words in said.lower() for words in ("not implemented", "not supported", "unsupported")):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import av
 from av.stream import Discard, Disposition
 
-from dfwatch.decode.encryption import is_encrypted_isobmff
+from dfwatch.decode.encryption import is_encrypted_isobmff, is_scrambled_transport_stream
 from dfwatch.errors import RefusedError, StorageError, UndecodableError
 from dfwatch.inbox.containers import declared_length
 from dfwatch.reasons import Reason
@@ -155,7 +155,7 @@ def _why_not_opened(
             reason=Reason.FORMAT_NOT_ALLOWED,
             hint=f"reader.formats allows {', '.join(settings.formats)}",
         )
-    if is_encrypted_isobmff(file.read_at, file.size_bytes):
+    if is_encrypted_isobmff(file.read_at, file.size_bytes) or is_scrambled_transport_stream(file.read_at):
         return RefusedError("opening", "", "its pictures are encrypted", reason=Reason.ENCRYPTED)
     declared = declared_length(file.read_at, file.size_bytes)
     if declared.missing:
