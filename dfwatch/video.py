@@ -11,6 +11,7 @@ import av.logging
 
 from dfwatch.decode.decoding import Sampler, Tally
 from dfwatch.decode.demuxing import Source, packets_of
+from dfwatch.decode.encryption import is_scrambled_transport_stream
 from dfwatch.decode.frame_index import survey
 from dfwatch.errors import RefusedError, UndecodableError
 from dfwatch.reading import VideoInfo
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from dfwatch.decode.decoding import Taken
     from dfwatch.decode.demuxing import DescriptorFile
     from dfwatch.decode.frame_index import Survey
+    from dfwatch.decode.holes import Hole
 
 # Share of the frames to which no other frame refers, in streams with B frames (usual encoder settings).
 _SKIPPABLE = {"h264": 0.45, "hevc": 0.35, "mpeg2video": 0.6, "mpeg4": 0.5}
@@ -46,6 +48,7 @@ class Video:
         self._settings = settings
         self._source = Source(fd, settings)
         self._first_pts: int | None = None
+        self._holes: tuple[Hole, ...] = ()
         self._moved = False
         self._sampler: Sampler | None = None
 
@@ -128,7 +131,7 @@ class Video:
                 reason=Reason.TOO_LONG,
                 hint="see reader.max_duration_s in the configuration",
             )
-        self._first_pts = found.first_pts
+        self._first_pts, self._holes = found.first_pts, found.holes
         self._moved = found.moved
         return found
 
@@ -162,7 +165,7 @@ class Video:
             # Not before the plan is made, which may look into the demuxer's own list.
             self._source.reopen()
             self._moved = False
-        self._sampler = Sampler(self._source, self._settings, plan, self._first_pts)
+        self._sampler = Sampler(self._source, self._settings, plan, self._first_pts, self._holes)
         return self._sampler.sample()
 
 
@@ -185,12 +188,15 @@ def why_nothing_decoded(fd: int, settings: ReaderSettings) -> RefusedError | Und
                     raise
                 except av.FFmpegError:
                     continue
+            scrambled = is_scrambled_transport_stream(source.file.read_at)
             said = " ".join(" ".join(text.split()) for _, _, text in logs).strip()
     except (RefusedError, UndecodableError) as error:
         return error
     finally:
         av.logging.set_level(level)
         av.logging.set_skip_repeated(skips_repeated)
+    if scrambled:
+        return RefusedError("decoding", "", "its pictures are encrypted", reason=Reason.ENCRYPTED)
     if "exceeds specified max pixel count" in said:
         return RefusedError("decoding", "", "its frames have more pixels than allowed", reason=Reason.TOO_MANY_PIXELS)
     if any(words in said.lower() for words in ("not implemented", "not supported", "unsupported")):

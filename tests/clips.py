@@ -254,6 +254,15 @@ def cut(source: Path, path: Path, share: float) -> Path:
     return path
 
 
+def zeroed(source: Path, path: Path, first: float, last: float) -> Path:
+    """A copy in which the bytes between two places, as fractions of the length, are zero."""
+    data = bytearray(source.read_bytes())
+    start, end = int(len(data) * first), int(len(data) * last)
+    data[start:end] = bytes(end - start)
+    path.write_bytes(data)
+    return path
+
+
 def copy_with_flipped_bits(source: Path, path: Path, *, flips: int, seed: int, first_byte: int = 0) -> Path:
     """A copy in which ``flips`` bits at and after ``first_byte`` are wrong."""
     shutil.copyfile(source, path)
@@ -262,4 +271,42 @@ def copy_with_flipped_bits(source: Path, path: Path, *, flips: int, seed: int, f
     for position in random.integers(first_byte, len(data), flips):
         data[position] ^= 1 << int(random.integers(8))
     path.write_bytes(bytes(data))
+    return path
+
+
+def copy_with_damaged_packets(
+    source: Path,
+    path: Path,
+    *,
+    first: float = 0.0,
+    last: float = 1.0,
+    share: float = 0.3,
+    keep_bytes: int = 12,
+    packet_share: float = 1.0,
+    keys: bool = True,
+    seed: int = 1,
+) -> Path:
+    """A copy in which the video's packets between two places, as fractions of their number, hold wrong bytes.
+
+    Args:
+        share: Share of a packet's bytes that are wrong.
+        keep_bytes: So many bytes at a packet's start are right.
+        packet_share: Share of the packets that are damaged.
+        keys: Whether key frames are damaged too.
+    """
+    random = np.random.default_rng(seed)
+    with av.open(str(source)) as before, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(before.streams.video[0], opaque=True)
+        packets = [packet for packet in before.demux(video=0) if packet.dts is not None or packet.pts is not None]
+        for number, packet in enumerate(packets):
+            data = np.frombuffer(bytes(packet), np.uint8).copy()
+            may_be = first <= number / len(packets) < last and len(data) > keep_bytes + 8
+            if may_be and (keys or not packet.is_keyframe) and random.random() < packet_share:
+                count = max(1, int(share * (len(data) - keep_bytes)))
+                data[random.integers(keep_bytes, len(data), count)] = random.integers(0, 256, count)
+            wrong = av.Packet(data.tobytes())
+            wrong.pts, wrong.dts, wrong.time_base = packet.pts, packet.dts, packet.time_base
+            wrong.is_keyframe, wrong.duration = packet.is_keyframe, packet.duration
+            wrong.stream = stream
+            output.mux(wrong)
     return path

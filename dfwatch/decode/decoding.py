@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import av
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from dfwatch.config import ReaderSettings
     from dfwatch.decode.demuxing import Source
+    from dfwatch.decode.holes import Hole
     from dfwatch.sampling import Pick, Plan
 
     VideoPacket = av.Packet[av.VideoStream]
@@ -28,6 +29,9 @@ _PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE; 0 is unknown, the others are interlace
 # How much earlier to seek, in seconds, when a seek ended too late: some containers seek by guessing.
 _BACK_OFF_S = (0.0, 1.0, 4.0, 16.0, 64.0)
 _GROUP_PACKETS = 3000
+# Once emptied, these decoders show nothing, or call it damaged, until a picture is whole. That need not take a key
+# frame: some streams renew the picture part by part.
+_TELLS_WHEN_HEALED = frozenset({"h264"})
 _AHEAD_S = 1.0
 
 
@@ -45,7 +49,7 @@ class Tally:
 
     Attributes:
         errors: Packets that the decoder refused.
-        corrupt: Frames that the decoder itself called damaged; they are not used.
+        corrupt: Frames that the decoder or the demuxer called damaged; they are not used.
         not_due: Slices that proved to hold no frame at all, so that none was due.
         interlaced: Whether a sampled frame was interlaced.
         transfer: The transfer characteristic of the last sampled frame, as FFmpeg numbers it.
@@ -71,6 +75,7 @@ class Sampler:
         settings: Limits and threads.
         plan: What to take.
         first_pts: Time stamp of the frame that is shown first; None: that of the first frame decoded.
+        holes: Where frames are missing.
 
     Attributes:
         strategy: How the frames were reached in fact.
@@ -79,13 +84,27 @@ class Sampler:
         pixel_aspect: Width of a pixel over its height.
     """
 
-    def __init__(self, source: Source, settings: ReaderSettings, plan: Plan, first_pts: int | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        settings: ReaderSettings,
+        plan: Plan,
+        first_pts: int | None,
+        holes: Sequence[Hole] = (),
+    ) -> None:
         self._source = source
         self._settings = settings
         self._plan = plan
         self._first_pts = first_pts
         self._converter = Converter()
-        self._pending: deque[av.VideoFrame] = deque()
+        # None: frames were lost here.
+        self._pending: deque[av.VideoFrame | None] = deque()
+        self._hole_ends_s = [hole.end_s for hole in holes if hole.lost]
+        self._latest_s: float | None = None
+        # After damage, packets are passed over up to a key frame's, and frames until one is good again.
+        self._passes_over = False
+        self._heals = False
+        self._resumed_at: int | None = None
         self._packets: Iterator[VideoPacket] | None = None
         self._last_time_s: float | None = None
         self._recording: int | None = None
@@ -115,6 +134,9 @@ class Sampler:
         context = self._source.stream.codec_context
         threads = self._settings.decoder_threads or 1
         context.options = {"max_pixels": str(self._settings.max_pixels)}
+        if self._source.codec == "hevc":
+            # It would say nothing of a damaged frame otherwise.
+            context.options |= {"err_detect": "explode"}
         context.thread_count = threads
         # Frame threads delay every frame, which costs most when frames are fetched one by one.
         rolls = not self._plan.hops or any(not pick.is_key for pick in self._plan.picks)
@@ -126,9 +148,10 @@ class Sampler:
 
     def _through(self, picks: deque[Pick]) -> Iterator[Taken]:
         best: tuple[float, av.VideoFrame] | None = None
-        faults = self.tally.faults
+        lost = False
         for frame in self._frames():
             if not self._usable(frame):
+                lost = True
                 continue
             time_s = self._frame_time(frame)
             while picks and time_s >= picks[0].end_s - _SLACK_S:
@@ -136,9 +159,9 @@ class Sampler:
                 if best is not None:
                     yield self._take(pick, *best)
                     best = None
-                elif self.tally.faults == faults:
+                elif not lost:
                     self.tally.not_due += int(not pick.due)
-                faults = self.tally.faults
+            lost = False
             if not picks:
                 return
             if time_s < picks[0].start_s - _SLACK_S:
@@ -270,14 +293,16 @@ class Sampler:
         self._packets = None
         self._recording = None
         self._last_time_s = None
+        self._latest_s = None
+        self._passes_over = self._heals = False
 
     def _timed_packets(self) -> Iterator[tuple[VideoPacket, float | None]]:
         for packet in self._packets or ():
-            yield packet, self._time_of(packet.pts if packet.pts is not None else packet.dts)
+            yield packet, self._time_of(_stamp_of(packet))
 
     def _lone_key(self, pick: Pick, packet: VideoPacket) -> Taken | None:
         context = self._source.stream.codec_context
-        frames = self._decode(packet)
+        frames = [*self._decode(packet)]
         if not frames and self._packets is not None and int(context.field_order) > _PROGRESSIVE:
             # The second field of an interlaced frame may travel in a packet of its own.
             second = next(self._packets, None)
@@ -299,16 +324,18 @@ class Sampler:
     def _roll(self, pick: Pick) -> Taken | None:
         """Decode on to the pick's frame."""
         best: tuple[float, av.VideoFrame] | None = None
-        faults = self.tally.faults
+        lost = False
         for frame in self._frames():
             if not self._usable(frame):
+                lost = True
                 continue
             time_s = self._frame_time(frame)
             if time_s >= pick.end_s - _SLACK_S:
-                # It belongs to a later slice.
-                self._pending.appendleft(frame)
-                self.tally.not_due += int(best is None and self.tally.faults == faults and not pick.due)
+                # It belongs to a later slice, and what was lost may have belonged to the slices before that.
+                self._pending.extendleft((frame, None) if lost else (frame,))
+                self.tally.not_due += int(best is None and not lost and not pick.due)
                 break
+            lost = False
             if time_s < pick.start_s - _SLACK_S:
                 continue
             best = (time_s, frame)
@@ -318,8 +345,8 @@ class Sampler:
 
     # Packets into frames
 
-    def _frames(self) -> Iterator[av.VideoFrame]:
-        """Good and damaged frames from the decoder's place on, to the end of the stream."""
+    def _frames(self) -> Iterator[av.VideoFrame | None]:
+        """Good frames from the decoder's place on, to the end of the stream; None: some were lost."""
         if self._packets is None:
             self._packets = packets_of(self._source)
         at_end = False
@@ -334,7 +361,21 @@ class Sampler:
                 # What refers to frames before this one must not be made of another recording's.
                 self._pending.extend(self._decode(None))
                 self._source.stream.codec_context.flush_buffers()
+            if packet is not None and self._follows_hole(packet):
+                self._pending.extend((*self._decode(None), None))
+                self._break_off()
+            if packet is not None and self._passes_over:
+                if not packet.is_keyframe:
+                    continue
+                self._passes_over, self._resumed_at = False, _stamp_of(packet)
             self._pending.extend(self._decode(packet))
+
+    def _follows_hole(self, packet: VideoPacket) -> bool:
+        time_s = self._time_of(_stamp_of(packet)) if self._hole_ends_s else None
+        if time_s is None:
+            return False
+        before, self._latest_s = self._latest_s, max(time_s, self._latest_s or 0.0)
+        return before is not None and any(before < end_s - _SLACK_S <= time_s for end_s in self._hole_ends_s)
 
     def _begins_recording(self, packet: VideoPacket) -> bool:
         joins, before = self._source.joins, self._recording
@@ -343,20 +384,60 @@ class Sampler:
         self._recording = joins.recording_at(packet.pos)
         return before is not None and before != self._recording
 
-    def _decode(self, packet: VideoPacket | None) -> list[av.VideoFrame]:
+    def _ends_recording(self, packet: VideoPacket) -> bool:
+        joins = self._source.joins
+        return joins is not None and packet.pos is not None and joins.ends_at(packet.pos)
+
+    def _decode(self, packet: VideoPacket | None) -> list[av.VideoFrame | None]:
+        """Good frames; None: some were lost."""
+        if packet is not None and packet.is_corrupt and not self._ends_recording(packet):
+            self.tally.corrupt += 1
+            self._break_off()
+            return [None]
         try:
-            return self._source.stream.codec_context.decode(packet)
+            decoded = self._source.stream.codec_context.decode(packet)
         except (MemoryError, EOFError) as error:
             if isinstance(error, MemoryError):
                 raise
             return []
         except av.FFmpegError:
             self.tally.errors += 1
-            return []
+            self._break_off()
+            return [None]
+        frames: list[av.VideoFrame | None] = []
+        for frame in decoded:
+            if frame.is_corrupt:
+                self.tally.corrupt += 1
+                frames.append(None)
+                # While a picture heals, the frames before it is whole are called damaged too, but no key frame is.
+                if (frame.key_frame or not self._heals) and self._break_off():
+                    break
+            elif self._heals and not self._is_healed(frame):
+                frames.append(None)
+            else:
+                self._heals = False
+                frames.append(frame)
+        return frames
 
-    def _usable(self, frame: av.VideoFrame) -> bool:
-        if frame.is_corrupt:
-            self.tally.corrupt += 1
+    def _is_healed(self, frame: av.VideoFrame) -> bool:
+        stamp = _stamp_of(frame)
+        if stamp is not None and self._resumed_at is not None and stamp < self._resumed_at:
+            # It was in the decoder still, or is shown before the key frame and refers to what was lost.
+            return False
+        return bool(frame.key_frame) or self._source.codec in _TELLS_WHEN_HEALED
+
+    def _break_off(self) -> bool:
+        """Use nothing that is predicted from damaged or missing frames; returns whether anything might be."""
+        context = self._source.stream.codec_context
+        if context.codec.intra_only:
+            return False
+        context.flush_buffers()
+        self._passes_over = self._heals = True
+        self._resumed_at = None
+        return True
+
+    def _usable(self, frame: av.VideoFrame | None) -> TypeGuard[av.VideoFrame]:
+        if frame is None:
             return False
         self._source.check_size(frame.width, frame.height)
         return True
@@ -381,8 +462,12 @@ class Sampler:
         return float((stamp - self._first_pts) * unit)
 
     def _frame_time(self, frame: av.VideoFrame) -> float:
-        time_s = self._time_of(frame.pts if frame.pts is not None else frame.dts)
+        time_s = self._time_of(_stamp_of(frame))
         if time_s is None:
             time_s = 0.0 if self._last_time_s is None else self._last_time_s + self._source.frame_s
         self._last_time_s = time_s
         return time_s
+
+
+def _stamp_of(coded: VideoPacket | av.VideoFrame) -> int | None:
+    return coded.pts if coded.pts is not None else coded.dts

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import av
 from av.stream import Discard, Disposition
 
-from dfwatch.decode.encryption import is_encrypted_isobmff
+from dfwatch.decode.encryption import is_encrypted_isobmff, is_scrambled_transport_stream
 from dfwatch.errors import RefusedError, StorageError, UndecodableError
 from dfwatch.inbox.containers import declared_length
 from dfwatch.reasons import Reason
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dfwatch.config import ReaderSettings
+    from dfwatch.decode.avi import ListedChunks
     from dfwatch.decode.joins import Joins
 
 _Packet = TypeVar("_Packet", bound="av.Packet[Any]")
@@ -154,7 +155,7 @@ def _why_not_opened(
             reason=Reason.FORMAT_NOT_ALLOWED,
             hint=f"reader.formats allows {', '.join(settings.formats)}",
         )
-    if is_encrypted_isobmff(file.read_at, file.size_bytes):
+    if is_encrypted_isobmff(file.read_at, file.size_bytes) or is_scrambled_transport_stream(file.read_at):
         return RefusedError("opening", "", "its pictures are encrypted", reason=Reason.ENCRYPTED)
     declared = declared_length(file.read_at, file.size_bytes)
     if declared.missing:
@@ -253,12 +254,14 @@ class Source:
         container: What FFmpeg opened; another one after ``reopen``.
         stream: The video stream that is sampled.
         joins: The recordings that it consists of, once they are known; None where it is one.
+        chunks: The frames of an AVI's list that are there, where others are not.
     """
 
     def __init__(self, fd: int, settings: ReaderSettings) -> None:
         self._settings = settings
         self.file = DescriptorFile(fd)
         self.joins: Joins | None = None
+        self.chunks: ListedChunks | None = None
         self._open()
 
     def _open(self) -> None:
@@ -358,10 +361,21 @@ class Source:
 def packets_of(source: Source) -> Iterator[av.Packet[av.VideoStream]]:
     """The stream's packets from here on, until the file ends or the demuxer gives up; no flush packet.
 
-    Where the file consists of several recordings, their time stamps are shifted.
+    Where the file consists of several recordings, their time stamps are shifted; where frames of an AVI are missing,
+    those that are listed and there get the time stamps of the list.
     """
     packets = _until_the_end(source.container.demux(source.stream))
+    if source.chunks is not None:
+        return _as_listed(packets, source.chunks)
     return packets if source.joins is None else _shifted(packets, source.joins)
+
+
+def _as_listed(packets: Iterator[_Packet], chunks: ListedChunks) -> Iterator[_Packet]:
+    for packet in packets:
+        listed = None if packet.pos is None else chunks.stamp_at(packet.pos)
+        if listed is not None and packet.dts is not None:
+            _shift(packet, listed - packet.dts)
+            yield packet
 
 
 def _shifted(packets: Iterator[_Packet], joins: Joins) -> Iterator[_Packet]:
@@ -369,11 +383,15 @@ def _shifted(packets: Iterator[_Packet], joins: Joins) -> Iterator[_Packet]:
     for packet in packets:
         if packet.pos is not None:
             shift = joins.shift_at(packet.pos)
-        if packet.pts is not None:
-            packet.pts += shift
-        if packet.dts is not None:
-            packet.dts += shift
+        _shift(packet, shift)
         yield packet
+
+
+def _shift(packet: av.Packet[Any], shift: int) -> None:
+    if packet.pts is not None:
+        packet.pts += shift
+    if packet.dts is not None:
+        packet.dts += shift
 
 
 def all_packets_of(source: Source) -> Iterator[av.Packet[Any]]:

@@ -1,4 +1,7 @@
-"""Whether an ISO base media file says that its pictures are encrypted (ISO/IEC 23001-7, common encryption)."""
+"""Whether a file says that its pictures are encrypted.
+
+Sources: ISO/IEC 23001-7 (common encryption of ISO base media files), ISO/IEC 13818-1, 2.4.3.2 (transport streams).
+"""
 
 from __future__ import annotations
 
@@ -53,3 +56,23 @@ def _boxes(read_at: ReadAt, start: int, end: int, budget: list[int]) -> Iterator
 def _has_encrypted_entry(read_at: ReadAt, start: int, end: int) -> bool:
     # Version, flags and the number of entries come before the entries.
     return any(kind == b"encv" for kind, _, _ in _boxes(read_at, start + 8, end, [64]))
+
+
+_PACKET_BYTES = 188
+_SYNC = 0x47
+# Broadcasts' tables are not scrambled, and may come before any picture.
+_SCRAMBLED_SHARE = 0.5
+_LOOKED_AT_BYTES = 1 << 20
+
+
+def is_scrambled_transport_stream(read_at: ReadAt) -> bool:
+    """Whether most packets at the beginning of a transport stream say that they are scrambled; False for other files.
+
+    A Blu-ray disc's packets have four bytes before them.
+    """
+    data = read_at(0, _LOOKED_AT_BYTES)
+    for first, step in ((0, _PACKET_BYTES), (4, _PACKET_BYTES + 4)):
+        sync, flags = data[first::step], data[first + 3 :: step]
+        if len(flags) > 1 and sync.count(_SYNC) == len(sync):
+            return sum(flag >= 0x40 for flag in flags) > _SCRAMBLED_SHARE * len(flags)
+    return False

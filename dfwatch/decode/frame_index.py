@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, overload
 import av
 import numpy as np
 
+from dfwatch.decode.avi import chunks_beside_holes
 from dfwatch.decode.demuxing import SEEKS_BY_GUESS, all_packets_of, packets_of
-from dfwatch.decode.holes import REORDERED_PACKETS, PacketLog
+from dfwatch.decode.holes import LOST_SHARE, REORDERED_PACKETS, Hole, PacketLog
 from dfwatch.decode.joins import find_joins, may_be_joined
+from dfwatch.inbox.containers import declared_length
 from dfwatch.sampling import FrameIndex, ListedFrames
 
 if TYPE_CHECKING:
     from dfwatch.decode.demuxing import Source
-    from dfwatch.decode.holes import Hole
 
 # Demuxing a file of this size takes less time than decoding a few frames of it.
 DEMUX_LIMIT_BYTES = 64 * 1024 * 1024
@@ -160,7 +161,7 @@ class Survey:
         lists_all: Whether the container's own list of frames is there, and whole.
         read_all: Whether every packet was read instead.
         moved: Whether packets were read, so that the container is no longer at its start.
-        holes: Playing time without a frame, where every packet was read.
+        holes: Playing time without a frame, where every packet was read, or listed.
         misplaced_share: Share of the frames that come after frames shown later, 0 to 1, as far as was looked.
         recordings: How many, each with time stamps of its own, were put one after another.
     """
@@ -193,6 +194,10 @@ def survey(source: Source, slices: int) -> Survey:
     stream, name, size = source.stream, source.container.format.name, source.file.size_bytes
     stated = _stated_duration(source)
     entries = len(stream.index_entries)
+    if name.startswith("avi") and entries > 1:
+        beside = _beside_holes(source, stated, slices)
+        if beside is not None:
+            return beside
     if name.startswith(_LISTS_ALL) and entries > 1 and stream.frames and entries >= 0.5 * stream.frames:
         if name.startswith("avi"):
             # AVI lists decoding times; of a stream with B frames the first frame is shown later than time 0.
@@ -209,6 +214,37 @@ def survey(source: Source, slices: int) -> Survey:
             return Survey(keys, stream.start_time, stated, None, stated, moved=True)
         source.reopen()
     return _demux_all(source, stated, slices)
+
+
+def _beside_holes(source: Source, stated: float | None, slices: int) -> Survey | None:
+    """What is known of an AVI of whose listed frames some are not there; None for any other."""
+    stream, size = source.stream, source.file.size_bytes
+    entries = stream.index_entries
+    chunks = chunks_beside_holes(source.file.read_at, size, entries, slices)
+    if chunks is None:
+        return None
+    listed = EntryIndex(stream, stated or 0.0)
+    start, unit_s = entries[0].timestamp, float(stream.time_base or 1)
+    times = array("d", ((stamp - start) * unit_s for stamp in chunks.stamps))
+    index = ListedFrames(times, array("d", (times[position] for position in chunks.keys)), listed.duration_s)
+    holes = chunks.holes(start, unit_s, listed.duration_s, slices)
+    present_s = listed.end_inside(size)
+    first = _first_stamp(source)
+    source.chunks = chunks
+    return Survey(index, first, listed.duration_s, present_s, stated, moved=True, lists_all=True, holes=holes)
+
+
+def _unread_share(source: Source, log: PacketLog) -> float:
+    """Share of an ISO file behind a place where its boxes break off, and with them what FFmpeg reads; 0 to below 1.
+
+    It reads the boxes one by one, and takes anything else, such as zeros where fragments were, for the file's end.
+    """
+    size = source.file.size_bytes
+    share = log.unread_bytes(size) / size
+    if share <= LOST_SHARE or not source.container.format.name.startswith("mov"):
+        return 0.0
+    declared = declared_length(source.file.read_at, size)
+    return 0.0 if declared.length_bytes is not None else share
 
 
 def _first_stamp(source: Source) -> int | None:
@@ -320,21 +356,27 @@ def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
     if packets > LISTED_PACKETS:
         index = ListedFrames((), key_times, end, packets / end)
         return Survey(index, first, end, end, stated, moved=True)
-    index = ListedFrames(array("d", (times - first) * unit_s), key_times, end)
-    holes = log.holes(unit_s, end, slices, source.file.size_bytes)
-    if any(hole.lost for hole in holes):
+    size = source.file.size_bytes
+    holes, unread = log.holes(unit_s, end, slices, size), _unread_share(source, log)
+    if unread or any(hole.lost for hole in holes):
         # Perhaps other streams' packets fill it; asking for them always would make each file's survey several times
         # as long.
         source.reopen()
         for packet in all_packets_of(source):
             if packet.stream_index != source.stream.index:
                 log.add_other(packet.pos, packet.size)
-        holes = log.holes(unit_s, end, slices, source.file.size_bytes)
+        holes, unread = log.holes(unit_s, end, slices, size), _unread_share(source, log)
+    present_s, duration_s = end, end / (1 - unread)
+    if unread:
+        holes = (*holes, Hole(present_s, duration_s, lost=True))
+        # FFmpeg counted what it read.
+        stated = None
+    index = ListedFrames(array("d", (times - first) * unit_s), key_times, duration_s)
     return Survey(
         index,
         first,
-        end,
-        end,
+        duration_s,
+        present_s,
         stated,
         moved=True,
         read_all=True,

@@ -41,7 +41,8 @@ class Hole:
 
     def slices(self, duration_s: float, count: int) -> int:
         """How many of ``count`` slices of the playing time lie inside."""
-        return sum(self.start_s <= start and end <= self.end_s for start, end in slice_bounds(duration_s, count))
+        bounds = slice_bounds(duration_s, count)
+        return sum(self.start_s <= start and min(end, duration_s) <= self.end_s for start, end in bounds)
 
 
 def _numbers() -> array[int]:
@@ -84,6 +85,14 @@ class PacketLog:
         if place is not None:
             self.other_places.append(place)
             self.other_sizes.append(size)
+
+    def unread_bytes(self, size_bytes: int) -> int:
+        """Bytes of a file of this size behind the last packet, of whichever stream."""
+        last = max(
+            int(np.max(np.frombuffer(places, np.int64) + np.frombuffer(sizes, np.int64), initial=0))
+            for places, sizes in ((self.places, self.sizes), (self.other_places, self.other_sizes))
+        )
+        return max(0, size_bytes - last)
 
     def shift(self, start: int, end: int, by: int) -> None:
         """Move the time stamps of some packets."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import av
 import cv2
 import numpy as np
 
@@ -41,7 +42,7 @@ def decode_still(read_at: Callable[[int, int], bytes], size_bytes: int) -> Still
     has checked the picture's size in pixels.
 
     Raises:
-        UndecodableError: The file is too long for a picture, or the decoder could make nothing of it.
+        UndecodableError: The file is too long for a picture, or damaged, or the decoder could make nothing of it.
     """
     if size_bytes > MAX_STILL_BYTES:
         raise UndecodableError("decoding", "", f"{size_bytes} bytes are too many for a picture", reason=Reason.CORRUPT)
@@ -55,6 +56,25 @@ def decode_still(read_at: Callable[[int, int], bytes], size_bytes: int) -> Still
         bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise UndecodableError("decoding", "", error.err or "not a picture", reason=Reason.CORRUPT) from error
-    if bgr is None:
+    if bgr is None or (data[:2] == _JPEG_START and _is_damaged_jpeg(data)):
         raise UndecodableError("decoding", "", "the picture is damaged", reason=Reason.CORRUPT)
     return StillPicture(np.asarray(bgr, np.uint8))
+
+
+def _is_damaged_jpeg(data: bytes) -> bool:
+    """Whether FFmpeg, which can be told to be strict, refuses a JPEG that it otherwise knows how to decode.
+
+    OpenCV's decoder fills what it cannot make out, and says so on standard error only.
+    """
+    return not _ffmpeg_decodes(data, {"err_detect": "explode"}) and _ffmpeg_decodes(data, {})
+
+
+def _ffmpeg_decodes(data: bytes, options: dict[str, str]) -> bool:
+    context = av.CodecContext.create("mjpeg", "r")
+    context.options, context.thread_count = options, 1
+    try:
+        return bool([*context.decode(av.Packet(data)), *context.decode(None)])
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        return False

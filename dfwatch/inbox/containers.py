@@ -94,7 +94,9 @@ def _isobmff(read_at: ReadAt, size_bytes: int) -> Declaration:
             break
         length, kind = struct.unpack_from(">I4s", head)
         if not all(0x20 <= byte < 0x7F or byte == 0xA9 for byte in kind):
-            # Not a box: padding, a preallocated end that is still empty, or rubbish behind the last one.
+            # Not a box: padding, a preallocated end that is still empty, a hole, or rubbish behind the last one.
+            if not any(head) and not _seems_empty(read_at, offset, size_bytes):
+                return Declaration("isobmff", missing=_missing_box(types))
             walked_to_end = not any(head)
             break
         types.add(kind)
@@ -120,6 +122,15 @@ def _isobmff(read_at: ReadAt, size_bytes: int) -> Declaration:
     if not walked_to_end:
         return Declaration("isobmff")
     return Declaration("isobmff", offset, _missing_box(types))
+
+
+_PROBES = 256
+
+
+def _seems_empty(read_at: ReadAt, start: int, end: int) -> bool:
+    """Whether the bytes between two places are zero, as far as some of them and the last ones tell."""
+    step = max(16, (end - start) // _PROBES)
+    return not any(any(read_at(place, 16)) for place in (*range(start, end, step), max(start, end - 16)))
 
 
 def _missing_box(types: set[bytes]) -> str:

@@ -104,6 +104,25 @@ def test_cover_art_is_not_video(tmp_path: Path) -> None:
     assert reason_of(path) is Reason.NO_VIDEO_STREAM
 
 
+@pytest.mark.parametrize("name", ["clip.ts", "clip.m2ts"])
+def test_a_scrambled_transport_stream(tmp_path: Path, name: str) -> None:
+    data = bytearray(make_clip(tmp_path / name, faces=()).read_bytes())
+    extra = 4 if name.endswith("m2ts") else 0
+    for start in range(extra, len(data), 188 + extra):
+        number = (data[start + 1] & 0x1F) << 8 | data[start + 2]
+        if number in {0x100, 0x1011}:
+            adaptation = 1 + data[start + 4] if data[start + 3] & 0x20 else 0
+            data[start + 3] |= 0x80
+            payload = range(start + 4 + adaptation, start + 188)
+            data[payload.start : payload.stop] = bytes((37 * place) % 251 for place in payload)
+    (tmp_path / name).write_bytes(data)
+
+    with pytest.raises(RefusedError) as caught:
+        read(tmp_path / name)
+
+    assert caught.value.reason is Reason.ENCRYPTED
+
+
 def test_encrypted(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "a.mp4", seconds=0.5, faces=())
     data = clip.read_bytes()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from dfwatch.errors import RefusedError
+from dfwatch.errors import RefusedError, UndecodableError
 from dfwatch.reasons import Reason
 from tests.clips import PlacedFace, make_still, paint
 from tests.reader.helpers import FACES, read
@@ -72,6 +73,26 @@ def test_faces_that_are_not_judged_are_counted(tmp_path: Path) -> None:
         "faces_left_out": "not judged, as their frames have more faces than allowed: 1 in all frames",
         "faces_too_small": "not judged, as they are smaller than allowed: 1 in all frames",
     }
+
+
+@pytest.mark.parametrize("more", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_damaged_jpeg_is_not_judged(tmp_path: Path, mode: str, more: dict[str, Any]) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(paint(1, (320, 240))).convert(mode).save(path, quality=92, **more)
+    whole = path.read_bytes()
+    assert read(path).quality == ()
+    path.write_bytes(whole + bytes(range(256)))
+    assert len(read(path).crops) == 1
+
+    data = np.frombuffer(whole, np.uint8).copy()
+    random = np.random.default_rng(1)
+    data[random.integers(int(0.72 * len(data)), len(data) - 2, 60)] = random.integers(0, 255, 60)
+    path.write_bytes(data.tobytes())
+
+    with pytest.raises(UndecodableError) as caught:
+        read(path)
+    assert caught.value.reason is Reason.CORRUPT
 
 
 def test_an_extended_webp_of_one_picture_is_no_animation(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from dfwatch.decode.holes import PacketLog
 from dfwatch.errors import UndecodableError
 from dfwatch.reasons import Reason
-from tests.clips import make_clip
+from tests.clips import make_clip, zeroed
 from tests.reader.helpers import read
 
 if TYPE_CHECKING:
@@ -39,14 +39,6 @@ def part(folder: Path, name: str, seconds: int, first_s: int = 0) -> Path:
 
 def joined(path: Path, *parts: Path) -> Path:
     path.write_bytes(b"".join(one.read_bytes() for one in parts))
-    return path
-
-
-def zeroed(source: Path, path: Path, first: float, last: float) -> Path:
-    data = bytearray(source.read_bytes())
-    start, end = int(len(data) * first), int(len(data) * last)
-    data[start:end] = bytes(end - start)
-    path.write_bytes(data)
     return path
 
 

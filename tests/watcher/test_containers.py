@@ -109,6 +109,8 @@ def box(kind: bytes, body: bytes = b"") -> bytes:
         (box(b"ftyp", b"isom") + box(b"moov") + box(b"mdat") + b"rubbish behind the last box", Length.SHORT),
         (box(b"ftyp", b"isom") + box(b"moov") + box(b"mdat") + b"junk\xff\xfe\x00\x01rubbish", Length.UNKNOWN),
         (box(b"ftyp", b"isom") + box(b"moov") + box(b"mdat") + bytes(100), Length.WHOLE),
+        (box(b"ftyp", b"isom") + box(b"moov") + box(b"mdat") + bytes(9000) + box(b"moof"), Length.UNKNOWN),
+        (box(b"ftyp", b"isom") + box(b"mdat") + bytes(9000) + box(b"moov"), Length.SHORT),
         (box(b"ftyp", b"isom") + box(b"moov"), Length.SHORT),
         (box(b"ftyp", b"isom") + box(b"moov") + box(b"moof"), Length.SHORT),
     ],
