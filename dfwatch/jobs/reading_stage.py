@@ -120,7 +120,7 @@ class ReadingStage:
         if not self._line.stands_still(ticket, ticket.fingerprint, settings.watch.quiet_s, stage):
             return False
         check_admissible(job.dropped, ticket.fingerprint.size_bytes, settings)
-        ticket.digest = job.digest_of(ticket.fingerprint) or Digest(ticket.fd)
+        ticket.digest = job.digest_of(ticket.fingerprint) or Digest(ticket.fd, ticket.fingerprint)
         return True
 
     def _needs_no_reading(self, ticket: Ticket, settings: Settings, stage: str) -> bool:

@@ -245,6 +245,30 @@ def test_a_file_that_changes_while_it_is_read_is_judged_for_what_it_becomes(daem
     daemon.settle(1)
 
 
+def test_a_file_that_grows_without_end_while_it_is_hashed_keeps_no_publisher(daemons: Make) -> None:
+    """Whoever dropped it kept a second name of it, and needs no right but that to drop files."""
+    daemon = daemons({"reader": {"processes": 2}})
+    daemon.start()
+    for number in range(10):
+        sent = daemon.folder / "sent"
+        sent.write_text("slow 1.0 x")
+        os.truncate(sent, 256 * 1024 * 1024)
+        os.link(sent, daemon.inbox / f".own{number}.mp4")
+        sent.rename(daemon.inbox / f"clip{number}.mp4")
+    left = set(range(10))
+
+    def grown() -> bool:
+        reading = {job.dropped.name for job in daemon.reading()}
+        for number in [number for number in left if f"clip{number}.mp4" in reading]:
+            os.truncate(daemon.inbox / f".own{number}.mp4", 1 << 43)
+            left.discard(number)
+        return not left
+
+    wait_for(grown, "all of them have grown")
+    daemon.drop("good.mp4", "real")
+    assert daemon.sidecar("good.mp4")["verdict"] == "REAL"
+
+
 def test_markers(daemons: Make) -> None:
     daemon = daemons({"watch": {"marker": ".done"}})
     daemon.drop("clip.mp4", "fake")
