@@ -100,20 +100,16 @@ class Line:
 
     def finish(self, job_id: str) -> None:
         """A job came to its end."""
+        self._held.pop(job_id, None)
+        self._ailing.pop(job_id, None)
         with self._changed:
             self._backlog.finish(job_id)
             self._changed.notify_all()
 
-    def again(self, ticket: Ticket, delay_s: float, stage: str, *, refund: bool = False) -> None:
-        """Put a job back; with ``refund`` the attempt does not count against the file."""
-        ticket.close()
-        job = ticket.job
-        self._patience.until_done(lambda: self._journal.requeue(job.id, refund=refund), stage)
-        with self._changed:
-            self._backlog.finish(job.id)
-            self._backlog.add(job, not_before_s=time.monotonic() + min(delay_s, _LONGEST_RETRY_DELAY_S))
-            self._changed.notify_all()
-        self._observer.slot_free()
+    def again(self, ticket: Ticket, delay_s: float, stage: str) -> None:
+        """Put a job back for another attempt; this one counts against the file."""
+        self._ailing.pop(ticket.job.id, None)
+        self._put_back(ticket, delay_s, stage, refund=False)
 
     def stands_still(self, ticket: Ticket, now: Fingerprint, quiet_s: float, stage: str) -> bool:
         """Whether a file that changed during an earlier attempt has not changed since; it is put back if it has."""
@@ -128,19 +124,29 @@ class Line:
         """Put back a job whose file changed under the reader, to be taken once it stands still."""
         delay_s = min(_LONGEST_RETRY_DELAY_S, delay_s)
         self._held[ticket.job.id] = (now, delay_s)
-        self.again(ticket, delay_s, stage, refund=True)
+        self._ailing.pop(ticket.job.id, None)
+        self._put_back(ticket, delay_s, stage, refund=True)
 
     def wait_out(self, ticket: Ticket, event: str, error: Exception, stage: str) -> None:
-        """Put a job back because of the machine's trouble, with growing pauses and not counted as an attempt."""
+        """Put a job back because of the machine's trouble, with growing pauses and not counted as an attempt.
+
+        They grow until the job ends or is put back otherwise: one stage may work each time and a later one not.
+        """
         delay_s = min(_LONGEST_RETRY_DELAY_S, 2 * self._ailing.get(ticket.job.id, (_DISK_RETRY_DELAY_S / 2, ""))[0])
         self._ailing[ticket.job.id] = (delay_s, f"{event}: {error}")
         self.tell(ticket, event, cause=str(error), delay_s=delay_s)
-        self.again(ticket, delay_s, stage, refund=True)
-
-    def recovered(self, job_id: str) -> None:
-        """What the machine refused to do for a job has worked."""
-        self._ailing.pop(job_id, None)
+        self._put_back(ticket, delay_s, stage, refund=True)
 
     def tell(self, ticket: Ticket, event: str, **fields: object) -> None:
         """A line in the log about a job."""
         self._observer.event(event, job=ticket.job.id, name=ticket.job.dropped.shown, attempt=ticket.attempt, **fields)
+
+    def _put_back(self, ticket: Ticket, delay_s: float, stage: str, *, refund: bool) -> None:
+        ticket.close()
+        job = ticket.job
+        self._patience.until_done(lambda: self._journal.requeue(job.id, refund=refund), stage)
+        with self._changed:
+            self._backlog.finish(job.id)
+            self._backlog.add(job, not_before_s=time.monotonic() + min(delay_s, _LONGEST_RETRY_DELAY_S))
+            self._changed.notify_all()
+        self._observer.slot_free()

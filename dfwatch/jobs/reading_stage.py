@@ -74,7 +74,6 @@ class ReadingStage:
 
     def read(self, ticket: Ticket, reader: Reader, settings: Settings, stage: str) -> bool:
         """Read one file; False if the job was put back and there is nothing to hand on."""
-        job = ticket.job
         try:
             if not self._open(ticket, settings, stage):
                 return False
@@ -102,7 +101,6 @@ class ReadingStage:
             # The disk under the file, not the file: nothing is said about it until it can be read.
             self._line.wait_out(ticket, DISK_FAILED, error, stage)
             return False
-        self._line.recovered(job.id)
         return True
 
     def _open(self, ticket: Ticket, settings: Settings, stage: str) -> bool:

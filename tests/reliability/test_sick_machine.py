@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import json
 import os
 import shutil
 import time
@@ -79,6 +80,33 @@ def test_trouble_is_visible_while_it_lasts_and_gone_afterwards(
     world.faults.set()
     world.settle()
     world.wait_for(lambda: not troubles(world), "nothing is said any more")
+
+
+def test_trouble_met_by_a_recovered_job_is_gone_when_it_ends_without_being_read(world: World) -> None:
+    drop(world, "clip.mp4", "real")
+    world.start(crash_at="sidecar.renamed")
+    world.wait_for(world.ended_or_none, "it dies")
+    world.faults.set("read", number=errno.EIO)
+    world.start()
+    world.wait_for(lambda: world.health().get("trouble"), "status says so")
+    world.faults.set()
+    world.settle()
+    world.wait_for(lambda: not troubles(world), "nothing is said any more", 10.0)
+    assert len(world.sidecars()) == 1
+
+
+def test_a_file_that_can_be_read_but_not_hashed_is_tried_with_growing_pauses(world: World) -> None:
+    world.faults.set("read", number=errno.EIO)
+    world.start()
+    drop(world, "clip.mp4", "real")
+
+    def pauses_s() -> list[float]:
+        lines = [json.loads(line) for line in world.log.read_text().splitlines()]
+        return [line["delay_s"] for line in lines if line["event"] == "the disk failed while a file was read"]
+
+    world.wait_for(lambda: len(pauses_s()) == 3, "it is tried thrice")
+    assert pauses_s() == [1.0, 2.0, 4.0]
+    world.faults.set()
 
 
 def test_folders_that_vanish_are_made_again(world: World) -> None:
