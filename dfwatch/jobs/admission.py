@@ -103,7 +103,9 @@ class Admission:
                 _log.warning("a job's file is gone from work/", job=row.id, name=row.dropped.shown)
                 self._journal.vanished(row.id)
         for job in jobs:
-            self._remove_marker(job.dropped.relative)
+            # Unless it is another file's: one that was sent under the same name while no service ran.
+            if not self._is_in_inbox(job.dropped.relative):
+                self._remove_marker(job.dropped.relative)
             self._hand_on(job)
         if jobs:
             _log.info("taking up jobs of an earlier run", jobs=len(jobs), alone=sum(job.alone for job in jobs))
@@ -254,6 +256,13 @@ class Admission:
     def _hand_on(self, job: Job) -> None:
         self._taken_in(job.id)
         self._pipeline.add(job)
+
+    def _is_in_inbox(self, name: str) -> bool:
+        """Whether there is, or may be, a file of this name."""
+        try:
+            return is_there(os.path.join(self._layout.inbox, name))
+        except OSError:
+            return True
 
     def _remove_marker(self, name: str) -> None:
         try:

@@ -278,3 +278,22 @@ def test_markers(daemons: Make) -> None:
     daemon.sidecar("clip.mp4")
     wait_for(lambda: not (daemon.inbox / "clip.mp4.done").exists(), "the marker is gone")
     assert (daemon.inbox / "other.mp4").exists()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_markers_of_files_that_were_claimed_when_the_service_died(daemons: Make, *, again: bool) -> None:
+    """Of the claimed file's marker nothing is left; that of a file sent since under the same name is its own."""
+    daemon = daemons({"watch": {"marker": ".done"}})
+    marker = daemon.inbox / "clip.mp4.done"
+    daemon.drop("clip.mp4", "fake")
+    marker.touch()
+    daemon.start(crash_at="intake.claimed", ready=False)
+    daemon.wait_until_dead()
+    assert marker.exists()
+    if again:
+        daemon.drop("clip.mp4", "real")
+    daemon.start()
+    daemon.settle(1 + again)
+    verdicts = [document["verdict"] for document in daemon.sidecars().values()]
+    assert sorted(verdicts) == (["FAKE", "REAL"] if again else ["FAKE"])
+    assert not marker.exists()
