@@ -247,6 +247,33 @@ def test_a_reader_that_cannot_be_started_or_read_is_no_files_fault(worlds: Make,
     world.wait_for(lambda: not troubles(world), "nothing is said any more")
 
 
+def test_a_machine_that_can_read_nothing_leaves_the_inbox_where_it_is(world: World) -> None:
+    trouble = world.folder / "no memory"
+    trouble.touch()
+    world.make_reader = functools.partial(StarvedReader, trouble)
+    for number in range(100):
+        drop(world, f"{number}.mp4", f"real {number}")
+    world.start()
+    world.wait_for(lambda: world.health().get("delayed"), "it is met")
+    time.sleep(3.0)
+    # Two readers have 22 places, and every now and then it is tried whether another file fares better.
+    assert len(os.listdir(world.root / "work")) < 50
+    trouble.unlink()
+    world.settle()
+    assert len(world.sidecars()) == 100
+
+
+def test_sick_files_keep_no_other_out_however_many_they_are(world: World) -> None:
+    for number in range(25):
+        drop(world, f"{number}.mp4", f"sick {number}")
+    world.start()
+    world.wait_for(lambda: len(os.listdir(world.root / "work")) == 25, "they have all places")
+    for number in range(5):
+        drop(world, f"good {number}.mp4", f"real {number}")
+    world.wait_for(lambda: len(world.sidecars()) == 5, "the others are judged")
+    assert world.rows()["done"] == 5
+
+
 def test_a_device_that_is_lost_makes_no_wrong_verdict(world: World) -> None:
     """The service ends, blames nobody, and the next start judges what was in work, the file that met it too."""
     for number in range(3):
