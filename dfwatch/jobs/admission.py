@@ -123,6 +123,7 @@ class Admission:
         self._waiting = result.waiting
         self._oldest_wait_s = result.oldest_wait_s
         if not result.problem and not self._watcher.health().problems:
+            self._obstacles.looked_through()
             self._tidy_kept()
 
     def take_in(self, settings: Settings, stopping: Callable[[], bool]) -> None:
@@ -155,6 +156,7 @@ class Admission:
             waiting=self._waiting,
             oldest_wait_s=self._oldest_wait_s,
             blocked=self._obstacles.told(),
+            blocked_count=self._obstacles.count,
             paused=self._full or self._storage_trouble,
         )
 

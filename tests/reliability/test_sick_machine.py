@@ -109,6 +109,16 @@ def test_a_file_that_can_be_read_but_not_hashed_is_tried_with_growing_pauses(wor
     world.faults.set()
 
 
+def test_a_file_that_cannot_be_claimed_and_is_taken_away_is_told_no_longer(world: World) -> None:
+    world.start()
+    world.wait_for(lambda: world.health().get("pid") == world.pid, "it is ready")
+    world.faults.set("rename", number=errno.EACCES)
+    drop(world, "clip.mp4", "real")
+    world.wait_for(lambda: world.health().get("blocked"), "it is told")
+    (world.inbox / "clip.mp4").unlink()
+    world.wait_for(lambda: not troubles(world), "nothing is said any more", 10.0)
+
+
 def test_folders_that_vanish_are_made_again(world: World) -> None:
     world.start()
     drop(world, "first.mp4", "real first")
