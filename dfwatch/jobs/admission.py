@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +77,7 @@ class Admission:
         self._candidates: deque[Candidate] = deque()
         self._claimed: list[Job] = []
         # They wait for the disk, which serves all who wait at once.
-        self._hands = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="claim")
+        self._hands = _started_threads(_AT_ONCE)
         self._kept: dict[str, tuple[int, int, int]] | None = journal.kept()
         self._kept_seen: set[str] = set()
         self._kept_tidied_s = time.monotonic()
@@ -292,3 +293,20 @@ class Admission:
             _log.error("files cannot be taken in", error=error)
         self._storage_trouble = str(error)
         self._storage_retry_s = time.monotonic() + _STORAGE_RETRY_S
+
+
+def _started_threads(count: int) -> ThreadPoolExecutor:
+    """Threads that run already.
+
+    Where they are started as they are needed, that may be refused, and the pool does later what it said it cannot do.
+    """
+    threads = ThreadPoolExecutor(count, thread_name_prefix="claim")
+    # Nobody is idle before all are there.
+    together = threading.Barrier(count)
+    try:
+        for _ in range(count):
+            threads.submit(together.wait)
+    except RuntimeError:
+        together.abort()
+        raise
+    return threads

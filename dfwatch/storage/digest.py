@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -54,7 +55,7 @@ class Digest:
         fingerprint: What the caller knows it to look like, so that no more is read than was looked at; None: look now.
 
     Raises:
-        OSError: The descriptor cannot be duplicated.
+        OSError: The descriptor cannot be duplicated, or no thread be started (EAGAIN).
 
     Attributes:
         fingerprint: What the file looked like before its first byte was read. Bytes beyond its size are left out.
@@ -75,7 +76,12 @@ class Digest:
             return
         # Daemonic, so that a dead disk cannot keep the process from ending.
         self._thread = threading.Thread(target=self._compute, args=(own_fd,), name="digest", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            # Limits of tasks or memory: the machine's trouble, as it would be for a process.
+            os.close(own_fd)
+            raise OSError(errno.EAGAIN, str(error)) from error
 
     def result(self, progress: Callable[[], None] | None = None) -> str:
         """The digest, once the file was read; ``progress`` is called now and then while it is being read.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -54,6 +55,24 @@ def test_a_disk_that_fails_is_told_when_the_result_is_asked_for(tmp_path: Path, 
     os.close(fd)
     with pytest.raises(OSError, match="Bad file descriptor"):
         digest.result()
+
+
+def test_a_thread_that_cannot_be_started_is_the_machines_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    path = tmp_path / "file"
+    path.write_bytes(bytes(LARGE))
+    fd = os.open(path, os.O_RDONLY)
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="can't start new thread") as caught:
+        Digest(fd)
+    assert caught.value.errno == errno.EAGAIN
+    assert set(os.listdir("/proc/self/fd")) <= before
+    os.close(fd)
 
 
 def test_no_thread_and_no_descriptor_stays_behind_a_digest_that_was_given_up(tmp_path: Path) -> None:
