@@ -184,7 +184,7 @@ class Judge:
             try:
                 size_bytes = fingerprint.size_bytes
                 check_admissible(dropped, size_bytes, self._settings)
-                digest = Digest(fd)
+                digest = Digest(fd, fingerprint)
                 try:
                     reading = self._reader.read(fd, self._scorer.bundle.crop)
                     timer.restart()

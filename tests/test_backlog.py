@@ -46,17 +46,22 @@ class BacklogMachine(RuleBasedStateMachine):
         self.number = 0
         self.inside: set[str] = set()
         self.running: dict[str, Job] = {}
+        self.places_kept: dict[str, float] = {}
 
-    @rule(alone=st.booleans(), delay_s=st.none() | st.floats(0, 10))
-    def add(self, alone: bool, delay_s: float | None) -> None:
+    @rule(alone=st.booleans(), delay_s=st.none() | st.floats(0, 10), keeps_place=st.booleans())
+    def add(self, alone: bool, delay_s: float | None, keeps_place: bool) -> None:
         self.number += 1
         added = job(self.number, alone=alone)
         self.inside.add(added.id)
-        self.backlog.add(added, not_before_s=None if delay_s is None else self.now_s + delay_s)
+        not_before_s = None if delay_s is None else self.now_s + delay_s
+        self.backlog.add(added, not_before_s=not_before_s, keeps_place=keeps_place)
+        if not_before_s is not None and keeps_place:
+            self.places_kept[added.id] = not_before_s
 
     @rule()
     def take(self) -> None:
         taken = self.backlog.take(self.now_s)
+        self.places_kept = {job_id: due_s for job_id, due_s in self.places_kept.items() if due_s > self.now_s}
         if taken is not None:
             assert taken.id in self.inside
             self.inside.discard(taken.id)
@@ -83,7 +88,12 @@ class BacklogMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost(self) -> None:
         assert self.backlog.running == set(self.running)
-        assert self.backlog.occupied + self.backlog.delayed == len(self.inside) + len(self.running)
+        assert self.backlog.waiting + self.backlog.delayed == len(self.inside)
+
+    @invariant()
+    def who_keeps_a_place_has_it(self) -> None:
+        in_turn = len(self.backlog.running) + self.backlog.waiting
+        assert self.backlog.occupied == in_turn + len(self.places_kept)
 
     def teardown(self) -> None:
         self.now_s += 1000.0

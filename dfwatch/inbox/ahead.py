@@ -96,7 +96,7 @@ class DigestsAhead:
         try:
             same = Fingerprint.from_stat(os.fstat(descriptor)) == tracked.fingerprint
             if same and self._writer(descriptor) is Writer.NONE:
-                self._begun[tracked.name] = Digest(descriptor)
+                self._begun[tracked.name] = Digest(descriptor, tracked.fingerprint)
         except OSError:
             return
         finally:

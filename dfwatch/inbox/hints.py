@@ -135,7 +135,11 @@ class EventHints:
             return True
         # watchdog joins its threads without a time limit.
         stopper = threading.Thread(target=_stop, args=(observer,), name="dfwatch-stop-events", daemon=True)
-        stopper.start()
+        try:
+            stopper.start()
+        except RuntimeError:
+            # The machine has no more threads to give.
+            return False
         stopper.join(_STOP_TIMEOUT_S)
         return not stopper.is_alive()
 

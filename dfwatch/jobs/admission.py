@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -76,7 +77,7 @@ class Admission:
         self._candidates: deque[Candidate] = deque()
         self._claimed: list[Job] = []
         # They wait for the disk, which serves all who wait at once.
-        self._hands = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="claim")
+        self._hands = _started_threads(_AT_ONCE)
         self._kept: dict[str, tuple[int, int, int]] | None = journal.kept()
         self._kept_seen: set[str] = set()
         self._kept_tidied_s = time.monotonic()
@@ -103,7 +104,9 @@ class Admission:
                 _log.warning("a job's file is gone from work/", job=row.id, name=row.dropped.shown)
                 self._journal.vanished(row.id)
         for job in jobs:
-            self._remove_marker(job.dropped.relative)
+            # Unless it is another file's: one that was sent under the same name while no service ran.
+            if not self._is_in_inbox(job.dropped.relative):
+                self._remove_marker(job.dropped.relative)
             self._hand_on(job)
         if jobs:
             _log.info("taking up jobs of an earlier run", jobs=len(jobs), alone=sum(job.alone for job in jobs))
@@ -121,6 +124,7 @@ class Admission:
         self._waiting = result.waiting
         self._oldest_wait_s = result.oldest_wait_s
         if not result.problem and not self._watcher.health().problems:
+            self._obstacles.looked_through()
             self._tidy_kept()
 
     def take_in(self, settings: Settings, stopping: Callable[[], bool]) -> None:
@@ -153,6 +157,7 @@ class Admission:
             waiting=self._waiting,
             oldest_wait_s=self._oldest_wait_s,
             blocked=self._obstacles.told(),
+            blocked_count=self._obstacles.count,
             paused=self._full or self._storage_trouble,
         )
 
@@ -255,6 +260,13 @@ class Admission:
         self._taken_in(job.id)
         self._pipeline.add(job)
 
+    def _is_in_inbox(self, name: str) -> bool:
+        """Whether there is, or may be, a file of this name."""
+        try:
+            return is_there(os.path.join(self._layout.inbox, name))
+        except OSError:
+            return True
+
     def _remove_marker(self, name: str) -> None:
         try:
             self._watcher.remove_marker(name)
@@ -281,3 +293,20 @@ class Admission:
             _log.error("files cannot be taken in", error=error)
         self._storage_trouble = str(error)
         self._storage_retry_s = time.monotonic() + _STORAGE_RETRY_S
+
+
+def _started_threads(count: int) -> ThreadPoolExecutor:
+    """Threads that run already.
+
+    Where they are started as they are needed, that may be refused, and the pool does later what it said it cannot do.
+    """
+    threads = ThreadPoolExecutor(count, thread_name_prefix="claim")
+    # Nobody is idle before all are there.
+    together = threading.Barrier(count)
+    try:
+        for _ in range(count):
+            threads.submit(together.wait)
+    except RuntimeError:
+        together.abort()
+        raise
+    return threads

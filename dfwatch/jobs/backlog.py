@@ -25,19 +25,29 @@ class Backlog:
     running: set[str] = field(default_factory=set)
     _waiting: list[tuple[str, Job]] = field(default_factory=list)
     _delayed: list[tuple[float, str, Job]] = field(default_factory=list)
+    _places_kept: set[str] = field(default_factory=set)
     _running_alone: bool = False
 
-    def add(self, job: Job, *, not_before_s: float | None = None) -> None:
-        """Enter a job; with ``not_before_s`` it is not taken before that time of the monotonic clock."""
+    def add(self, job: Job, *, not_before_s: float | None = None, keeps_place: bool = False) -> None:
+        """Enter a job.
+
+        Args:
+            job: The job.
+            not_before_s: It is not taken before this time of the monotonic clock; None: as soon as it is its turn.
+            keeps_place: Whether it holds a place until then.
+        """
         if not_before_s is None:
             heapq.heappush(self._waiting, (job.id, job))
-        else:
-            heapq.heappush(self._delayed, (not_before_s, job.id, job))
+            return
+        heapq.heappush(self._delayed, (not_before_s, job.id, job))
+        if keeps_place:
+            self._places_kept.add(job.id)
 
     def take(self, now_s: float) -> Job | None:
         """The next job to run, which then counts as running; None if nothing may run now."""
         while self._delayed and self._delayed[0][0] <= now_s:
             _, job_id, job = heapq.heappop(self._delayed)
+            self._places_kept.discard(job_id)
             heapq.heappush(self._waiting, (job_id, job))
         if not self._waiting or self._running_alone:
             return None
@@ -56,8 +66,13 @@ class Backlog:
 
     @property
     def occupied(self) -> int:
-        """Jobs that hold a place: running or waiting for a reader, but not those that must wait for a time."""
-        return len(self.running) + len(self._waiting)
+        """Jobs that hold a place: running, waiting for a reader, and waiting for a time if they keep theirs."""
+        return len(self.running) + len(self._waiting) + len(self._places_kept)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait for a reader."""
+        return len(self._waiting)
 
     @property
     def delayed(self) -> int:

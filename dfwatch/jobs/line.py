@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LONGEST_RETRY_DELAY_S: Final = 60.0
 _DISK_RETRY_DELAY_S: Final = 1.0
+_TRIAL_INTERVAL_S: Final = 60.0
 IDLE_BEAT_S: Final = 1.0
 
 
@@ -45,6 +46,7 @@ class Line:
         self._changed = threading.Condition()
         self._held: dict[str, tuple[Fingerprint, float]] = {}
         self._ailing: dict[str, tuple[float, str]] = {}
+        self._next_trial_s = 0.0
 
     def add(self, job: Job) -> None:
         """Take a claimed job; see ``room`` for how many it should be given."""
@@ -54,18 +56,25 @@ class Line:
 
     @property
     def room(self) -> int:
-        """How many more files should be claimed now."""
+        """How many more files should be claimed now.
+
+        Jobs that wait for the machine keep their places: if it can do nothing at all, the inbox stays where it is. But
+        it may be files that are sick. Were there as many of them as places, they would keep all others out; so those
+        are tried one by one, until the next one meets trouble.
+        """
         with self._changed:
-            return max(0, self._capacity - self._backlog.occupied)
+            occupied = self._backlog.occupied
+            if occupied >= self._capacity:
+                return int(occupied <= len(self._ailing) and time.monotonic() >= self._next_trial_s)
+            return self._capacity - occupied
 
     @property
     def load(self) -> dict[str, int]:
         """Jobs in hand: ``running``, ``waiting`` for a reader, and ``delayed``."""
         with self._changed:
-            running = len(self._backlog.running)
             return {
-                "running": running,
-                "waiting": self._backlog.occupied - running,
+                "running": len(self._backlog.running),
+                "waiting": self._backlog.waiting,
                 "delayed": self._backlog.delayed,
             }
 
@@ -100,20 +109,16 @@ class Line:
 
     def finish(self, job_id: str) -> None:
         """A job came to its end."""
+        self._held.pop(job_id, None)
+        self._ailing.pop(job_id, None)
         with self._changed:
             self._backlog.finish(job_id)
             self._changed.notify_all()
 
-    def again(self, ticket: Ticket, delay_s: float, stage: str, *, refund: bool = False) -> None:
-        """Put a job back; with ``refund`` the attempt does not count against the file."""
-        ticket.close()
-        job = ticket.job
-        self._patience.until_done(lambda: self._journal.requeue(job.id, refund=refund), stage)
-        with self._changed:
-            self._backlog.finish(job.id)
-            self._backlog.add(job, not_before_s=time.monotonic() + min(delay_s, _LONGEST_RETRY_DELAY_S))
-            self._changed.notify_all()
-        self._observer.slot_free()
+    def again(self, ticket: Ticket, delay_s: float, stage: str) -> None:
+        """Put a job back for another attempt; this one counts against the file."""
+        self._ailing.pop(ticket.job.id, None)
+        self._put_back(ticket, delay_s, stage, refund=False)
 
     def stands_still(self, ticket: Ticket, now: Fingerprint, quiet_s: float, stage: str) -> bool:
         """Whether a file that changed during an earlier attempt has not changed since; it is put back if it has."""
@@ -128,19 +133,33 @@ class Line:
         """Put back a job whose file changed under the reader, to be taken once it stands still."""
         delay_s = min(_LONGEST_RETRY_DELAY_S, delay_s)
         self._held[ticket.job.id] = (now, delay_s)
-        self.again(ticket, delay_s, stage, refund=True)
+        self._ailing.pop(ticket.job.id, None)
+        self._put_back(ticket, delay_s, stage, refund=True)
 
     def wait_out(self, ticket: Ticket, event: str, error: Exception, stage: str) -> None:
-        """Put a job back because of the machine's trouble, with growing pauses and not counted as an attempt."""
-        delay_s = min(_LONGEST_RETRY_DELAY_S, 2 * self._ailing.get(ticket.job.id, (_DISK_RETRY_DELAY_S / 2, ""))[0])
-        self._ailing[ticket.job.id] = (delay_s, f"{event}: {error}")
-        self.tell(ticket, event, cause=str(error), delay_s=delay_s)
-        self.again(ticket, delay_s, stage, refund=True)
+        """Put a job back because of the machine's trouble, with growing pauses and not counted as an attempt.
 
-    def recovered(self, job_id: str) -> None:
-        """What the machine refused to do for a job has worked."""
-        self._ailing.pop(job_id, None)
+        They grow until the job ends or is put back otherwise: one stage may work each time and a later one not.
+        """
+        job_id = ticket.job.id
+        if job_id not in self._ailing:
+            self._next_trial_s = time.monotonic() + _TRIAL_INTERVAL_S
+        delay_s = min(_LONGEST_RETRY_DELAY_S, 2 * self._ailing.get(job_id, (_DISK_RETRY_DELAY_S / 2, ""))[0])
+        self._ailing[job_id] = (delay_s, f"{event}: {error}")
+        self.tell(ticket, event, cause=str(error), delay_s=delay_s)
+        self._put_back(ticket, delay_s, stage, refund=True)
 
     def tell(self, ticket: Ticket, event: str, **fields: object) -> None:
         """A line in the log about a job."""
         self._observer.event(event, job=ticket.job.id, name=ticket.job.dropped.shown, attempt=ticket.attempt, **fields)
+
+    def _put_back(self, ticket: Ticket, delay_s: float, stage: str, *, refund: bool) -> None:
+        ticket.close()
+        job = ticket.job
+        self._patience.until_done(lambda: self._journal.requeue(job.id, refund=refund), stage)
+        with self._changed:
+            self._backlog.finish(job.id)
+            not_before_s = time.monotonic() + min(delay_s, _LONGEST_RETRY_DELAY_S)
+            self._backlog.add(job, not_before_s=not_before_s, keeps_place=job.id in self._ailing)
+            self._changed.notify_all()
+        self._observer.slot_free()

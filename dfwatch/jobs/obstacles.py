@@ -27,6 +27,7 @@ class _Obstacle:
     cause: str
     pause_s: float
     until_s: float
+    seen: bool = True
 
 
 @dataclass(slots=True)
@@ -53,10 +54,26 @@ class Obstacles:
         self._by_name.pop(name, None)
 
     def hold(self, name: str) -> bool:
-        """Whether a file is to be left alone for now."""
+        """Whether a file that is in the inbox is to be left alone for now."""
         obstacle = self._by_name.get(name)
-        return obstacle is not None and self.clock() < obstacle.until_s
+        if obstacle is None:
+            return False
+        obstacle.seen = True
+        return self.clock() < obstacle.until_s
+
+    def looked_through(self) -> None:
+        """The whole inbox was seen: a file that ``hold`` was not asked about since it was last seen whole, is gone."""
+        self._by_name = {name: what for name, what in self._by_name.items() if what.seen}
+        for what in self._by_name.values():
+            what.seen = False
+
+    @property
+    def count(self) -> int:
+        """How many files they are."""
+        return len(self._by_name)
 
     def told(self) -> tuple[str, ...]:
-        """What ``status`` says: the file and why, for at most 20."""
-        return tuple(f"{printable(name)}: {what.cause}" for name, what in list(self._by_name.items())[:_MOST_TOLD])
+        """What ``status`` says: the file and why, for at most 20, and how many more there are."""
+        told = [f"{printable(name)}: {what.cause}" for name, what in list(self._by_name.items())[:_MOST_TOLD]]
+        more = len(self._by_name) - len(told)
+        return (*told, f"{more} more") if more else tuple(told)

@@ -74,7 +74,6 @@ class ReadingStage:
 
     def read(self, ticket: Ticket, reader: Reader, settings: Settings, stage: str) -> bool:
         """Read one file; False if the job was put back and there is nothing to hand on."""
-        job = ticket.job
         try:
             if not self._open(ticket, settings, stage):
                 return False
@@ -102,7 +101,6 @@ class ReadingStage:
             # The disk under the file, not the file: nothing is said about it until it can be read.
             self._line.wait_out(ticket, DISK_FAILED, error, stage)
             return False
-        self._line.recovered(job.id)
         return True
 
     def _open(self, ticket: Ticket, settings: Settings, stage: str) -> bool:
@@ -123,7 +121,7 @@ class ReadingStage:
             if self._published_before(ticket, settings, stage):
                 return True
             raise
-        ticket.digest = job.digest_of(ticket.fingerprint) or Digest(ticket.fd)
+        ticket.digest = job.digest_of(ticket.fingerprint) or Digest(ticket.fd, ticket.fingerprint)
         return True
 
     def _needs_no_reading(self, ticket: Ticket, settings: Settings, stage: str) -> bool:

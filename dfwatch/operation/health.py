@@ -28,7 +28,7 @@ class Health:
         running: Jobs in work.
         delayed: Jobs that wait for another attempt.
         paused: Why nothing new is taken in; empty when it is.
-        blocked: Files that cannot be moved out of the inbox, and why (at most 20).
+        blocked: Files that cannot be moved out of the inbox, and why (at most 20, then how many more).
         deaf: Why file events do not reach the daemon; empty when they do or are not wanted.
         trouble: What of the disk or the machine keeps the work from going on; empty while all is well.
         late: Stages that have made no progress for too long.

@@ -167,7 +167,7 @@ class _VitalsCollector(Collector):
             "inbox_files",
             "Files in the inbox: incomplete, ready to be claimed, or impossible to claim.",
             "state",
-            {"incomplete": inbox.waiting, "ready": inbox.ready, "blocked": len(inbox.blocked)},
+            {"incomplete": inbox.waiting, "ready": inbox.ready, "blocked": inbox.blocked_count},
         )
         yield _gauge(
             "jobs", "Claimed files: in a stage, waiting for a reader, or for another try.", "state", vitals.jobs

@@ -32,7 +32,8 @@ class Inbox:
         oldest_ready_since_s: Monotonic time since which the oldest of them is ready; None when there is none.
         waiting: Files that are not complete yet.
         oldest_wait_s: Age of the oldest of those.
-        blocked: Files that cannot be moved out of the inbox, and why.
+        blocked: Files that cannot be moved out of the inbox, and why (at most 20, then how many more).
+        blocked_count: How many they are.
         paused: Why nothing is taken in; empty when it is.
     """
 
@@ -41,6 +42,7 @@ class Inbox:
     waiting: int = 0
     oldest_wait_s: float = 0.0
     blocked: tuple[str, ...] = ()
+    blocked_count: int = 0
     paused: str = ""
 
 

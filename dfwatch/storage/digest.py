@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -24,12 +25,21 @@ class _GivenUpError(Exception):
     """Nobody wants to know any more."""
 
 
-def sha256_of(fd: int, progress: Callable[[], None] | None = None) -> str:
-    """Lower-case hex SHA-256 of an open file, whatever its file position; ``progress`` is called now and then."""
+def sha256_of(fd: int, size_bytes: int, progress: Callable[[], None] | None = None) -> str:
+    """Lower-case hex SHA-256 of an open file, whatever its file position.
+
+    Args:
+        fd: The file, open for reading.
+        size_bytes: Where to stop. Whoever holds another name of the file can let it grow without end.
+        progress: Called now and then.
+
+    Raises:
+        OSError: The disk failed.
+    """
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(min(_BLOCK_BYTES, max(1, os.fstat(fd).st_size))))
+    buffer = memoryview(bytearray(min(_BLOCK_BYTES, size_bytes)))
     position = 0
-    while count := os.preadv(fd, [buffer], position):
+    while count := os.preadv(fd, [buffer[: size_bytes - position]], position):
         digest.update(buffer[:count])
         position += count
         if progress is not None:
@@ -42,33 +52,39 @@ class Digest:
 
     Args:
         fd: The file, open for reading. It is duplicated, so the caller may close it at any time.
+        fingerprint: What the caller knows it to look like, so that no more is read than was looked at; None: look now.
 
     Raises:
-        OSError: The descriptor cannot be duplicated.
+        OSError: The descriptor cannot be duplicated, or no thread be started (EAGAIN).
 
     Attributes:
-        fingerprint: What the file looked like before its first byte was read.
+        fingerprint: What the file looked like before its first byte was read. Bytes beyond its size are left out.
         spent_ms: How long it took, once it is there.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, fingerprint: Fingerprint | None = None) -> None:
         self.spent_ms = 0.0
         self._blocks = 0
         self._given_up = False
         self._value = ""
         self._error: OSError | None = None
         self._thread: threading.Thread | None = None
-        self.fingerprint = Fingerprint.from_stat(os.fstat(fd))
+        self.fingerprint = fingerprint or Fingerprint.from_stat(os.fstat(fd))
         own_fd = os.dup(fd)
         if self.fingerprint.size_bytes <= _AT_ONCE_BYTES:
             self._compute(own_fd)
             return
         # Daemonic, so that a dead disk cannot keep the process from ending.
         self._thread = threading.Thread(target=self._compute, args=(own_fd,), name="digest", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            # Limits of tasks or memory: the machine's trouble, as it would be for a process.
+            os.close(own_fd)
+            raise OSError(errno.EAGAIN, str(error)) from error
 
     def result(self, progress: Callable[[], None] | None = None) -> str:
-        """The digest, once the whole file was read; ``progress`` is called now and then while it is being read.
+        """The digest, once the file was read; ``progress`` is called now and then while it is being read.
 
         Raises:
             OSError: The disk failed.
@@ -101,7 +117,7 @@ class Digest:
         began_s = time.monotonic()
         try:
             with suppress(_GivenUpError):
-                self._value = sha256_of(fd, self._on_block)
+                self._value = sha256_of(fd, self.fingerprint.size_bytes, self._on_block)
         except OSError as error:
             self._error = error
         finally:

@@ -119,6 +119,14 @@ def test_ages_are_asked_for_at_each_scrape() -> None:
     assert second["dfwatch_sink_dead", "webhook"] == 1
 
 
+def test_files_that_cannot_be_claimed_are_all_counted() -> None:
+    from dfwatch.operation.metrics import Metrics
+    from dfwatch.operation.vitals import Inbox, Vitals
+
+    metrics = Metrics(lambda: Vitals(inbox=Inbox(blocked=("a.mp4: no", "24 more"), blocked_count=25)))
+    assert samples(metrics.exposition().decode())["dfwatch_inbox_files", "blocked"] == 25
+
+
 def test_it_answers_while_it_stops(daemons: Make) -> None:
     daemon = daemons(LISTEN).start()
     address = address_of(daemon)

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from dfwatch import logs, service
 from dfwatch.config import Settings
-from dfwatch.jobs import admission, obstacles
+from dfwatch.jobs import admission, line, obstacles
 from dfwatch.judge import Scorer
 from dfwatch.pipeline import Reader
 from dfwatch.service import Service
@@ -53,6 +53,7 @@ class Served:
         service._LOOP_INTERVAL_S = 0.1  # type: ignore[misc]
         admission._STORAGE_RETRY_S = 0.05  # type: ignore[misc]
         admission._TIDY_INTERVAL_S = 0.3  # type: ignore[misc]
+        line._TRIAL_INTERVAL_S = 0.2  # type: ignore[misc]
         obstacles._FIRST_PAUSE_S = 0.05  # type: ignore[misc]
         obstacles._LONGEST_PAUSE_S = 0.2  # type: ignore[misc]
         Faults(self.faults).install(self.settings.root)

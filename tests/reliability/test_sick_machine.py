@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import json
 import os
 import shutil
 import time
@@ -79,6 +80,43 @@ def test_trouble_is_visible_while_it_lasts_and_gone_afterwards(
     world.faults.set()
     world.settle()
     world.wait_for(lambda: not troubles(world), "nothing is said any more")
+
+
+def test_trouble_met_by_a_recovered_job_is_gone_when_it_ends_without_being_read(world: World) -> None:
+    drop(world, "clip.mp4", "real")
+    world.start(crash_at="sidecar.renamed")
+    world.wait_for(world.ended_or_none, "it dies")
+    world.faults.set("read", number=errno.EIO)
+    world.start()
+    world.wait_for(lambda: world.health().get("trouble"), "status says so")
+    world.faults.set()
+    world.settle()
+    world.wait_for(lambda: not troubles(world), "nothing is said any more", 10.0)
+    assert len(world.sidecars()) == 1
+
+
+def test_a_file_that_can_be_read_but_not_hashed_is_tried_with_growing_pauses(world: World) -> None:
+    world.faults.set("read", number=errno.EIO)
+    world.start()
+    drop(world, "clip.mp4", "real")
+
+    def pauses_s() -> list[float]:
+        lines = [json.loads(line) for line in world.log.read_text().splitlines()]
+        return [line["delay_s"] for line in lines if line["event"] == "the disk failed while a file was read"]
+
+    world.wait_for(lambda: len(pauses_s()) == 3, "it is tried thrice")
+    assert pauses_s() == [1.0, 2.0, 4.0]
+    world.faults.set()
+
+
+def test_a_file_that_cannot_be_claimed_and_is_taken_away_is_told_no_longer(world: World) -> None:
+    world.start()
+    world.wait_for(lambda: world.health().get("pid") == world.pid, "it is ready")
+    world.faults.set("rename", number=errno.EACCES)
+    drop(world, "clip.mp4", "real")
+    world.wait_for(lambda: world.health().get("blocked"), "it is told")
+    (world.inbox / "clip.mp4").unlink()
+    world.wait_for(lambda: not troubles(world), "nothing is said any more", 10.0)
 
 
 def test_folders_that_vanish_are_made_again(world: World) -> None:
@@ -217,6 +255,33 @@ def test_a_reader_that_cannot_be_started_or_read_is_no_files_fault(worlds: Make,
     [document] = world.sidecars().values()
     assert (document["verdict"], document["attempt"]) == ("REAL", 1)
     world.wait_for(lambda: not troubles(world), "nothing is said any more")
+
+
+def test_a_machine_that_can_read_nothing_leaves_the_inbox_where_it_is(world: World) -> None:
+    trouble = world.folder / "no memory"
+    trouble.touch()
+    world.make_reader = functools.partial(StarvedReader, trouble)
+    for number in range(100):
+        drop(world, f"{number}.mp4", f"real {number}")
+    world.start()
+    world.wait_for(lambda: world.health().get("delayed"), "it is met")
+    time.sleep(3.0)
+    # Two readers have 22 places, and every now and then it is tried whether another file fares better.
+    assert len(os.listdir(world.root / "work")) < 50
+    trouble.unlink()
+    world.settle()
+    assert len(world.sidecars()) == 100
+
+
+def test_sick_files_keep_no_other_out_however_many_they_are(world: World) -> None:
+    for number in range(25):
+        drop(world, f"{number}.mp4", f"sick {number}")
+    world.start()
+    world.wait_for(lambda: len(os.listdir(world.root / "work")) == 25, "they have all places")
+    for number in range(5):
+        drop(world, f"good {number}.mp4", f"real {number}")
+    world.wait_for(lambda: len(world.sidecars()) == 5, "the others are judged")
+    assert world.rows()["done"] == 5
 
 
 def test_a_device_that_is_lost_makes_no_wrong_verdict(world: World) -> None:

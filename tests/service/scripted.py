@@ -1,9 +1,9 @@
 """The real service with a scripted reader and model: what happens to a file is written in the file.
 
 A "video" is a line of text: ``fake``, ``real``, ``unsure``, ``noface``, ``slow SECONDS``, ``corrupt``, ``refused``,
-``crash`` (its reader's process always dies), ``die`` (the whole service dies while it is read), ``defect`` (the
-service meets a bug), ``poison`` (its crops break the model), ``lost`` (its crops make the device fail). Run as a module
-it is a daemon that tests start, signal and kill; nothing of torch is imported.
+``sick`` (its bytes cannot be read), ``crash`` (its reader's process always dies), ``die`` (the whole service dies while
+it is read), ``defect`` (the service meets a bug), ``poison`` (its crops break the model), ``lost`` (its crops make the
+device fail). Run as a module it is a daemon that tests start, signal and kill; nothing of torch is imported.
 """
 
 from __future__ import annotations
@@ -60,6 +60,8 @@ class ScriptedReader:
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "defect":
             raise KeyError("a defect of the service itself")
+        if word == "sick":
+            raise StorageError("reading", "it", "Input/output error")
         if word == "crash":
             raise ReaderCrashError("reading", "it", "killed by SIGSEGV", reason=Reason.READER_CRASHED)
         if word == "refused":

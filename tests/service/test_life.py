@@ -277,6 +277,29 @@ def test_a_nearly_full_disk_pauses_intake_until_there_is_room(daemon: Daemon) ->
     assert daemon.sidecar("clip.mp4")["verdict"] == "FAKE"
 
 
+def test_a_machine_that_starts_no_threads_is_waited_out(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Daemon, "module", "tests.service.threadless")
+    daemon.configure({"jobs": {"max_attempts": 1}})
+    daemon.start()
+    trouble = daemon.folder / "no threads"
+    trouble.touch()
+    daemon.drop("large.mp4", "real".ljust(2 * 1024 * 1024))
+    wait_for(lambda: any("disk failed" in event for event in daemon.events()), "the trouble is logged")
+    # A new inbox must be listened to anew, and the old one no more.
+    daemon.inbox.rename(daemon.folder / "elsewhere")
+    daemon.inbox.mkdir()
+    for number in range(10):
+        daemon.drop(f"small {number}.mp4", "fake")
+    for number in range(10):
+        assert daemon.sidecar(f"small {number}.mp4")["verdict"] == "FAKE"
+    health = daemon.root / "state" / "health.json"
+    wait_for(lambda: "can't start new thread" in json.loads(health.read_text())["trouble"], "status can tell of it")
+    trouble.unlink()
+    document = daemon.sidecar("large.mp4")
+    assert (document["verdict"], document["attempt"]) == ("REAL", 1)
+    assert daemon.stop() == 0
+
+
 def test_results_that_cannot_be_written_hold_the_file_until_they_can(daemon: Daemon) -> None:
     daemon.start()
     results = daemon.root / "results"

@@ -259,6 +259,30 @@ def test_a_file_that_changes_while_it_is_read_is_judged_for_what_it_becomes(daem
     daemon.settle(1)
 
 
+def test_a_file_that_grows_without_end_while_it_is_hashed_keeps_no_publisher(daemons: Make) -> None:
+    """Whoever dropped it kept a second name of it, and needs no right but that to drop files."""
+    daemon = daemons({"reader": {"processes": 2}})
+    daemon.start()
+    for number in range(10):
+        sent = daemon.folder / "sent"
+        sent.write_text("slow 1.0 x")
+        os.truncate(sent, 256 * 1024 * 1024)
+        os.link(sent, daemon.inbox / f".own{number}.mp4")
+        sent.rename(daemon.inbox / f"clip{number}.mp4")
+    left = set(range(10))
+
+    def grown() -> bool:
+        reading = {job.dropped.name for job in daemon.reading()}
+        for number in [number for number in left if f"clip{number}.mp4" in reading]:
+            os.truncate(daemon.inbox / f".own{number}.mp4", 1 << 43)
+            left.discard(number)
+        return not left
+
+    wait_for(grown, "all of them have grown")
+    daemon.drop("good.mp4", "real")
+    assert daemon.sidecar("good.mp4")["verdict"] == "REAL"
+
+
 def test_markers(daemons: Make) -> None:
     daemon = daemons({"watch": {"marker": ".done"}})
     daemon.drop("clip.mp4", "fake")
@@ -268,3 +292,22 @@ def test_markers(daemons: Make) -> None:
     daemon.sidecar("clip.mp4")
     wait_for(lambda: not (daemon.inbox / "clip.mp4.done").exists(), "the marker is gone")
     assert (daemon.inbox / "other.mp4").exists()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_markers_of_files_that_were_claimed_when_the_service_died(daemons: Make, *, again: bool) -> None:
+    """Of the claimed file's marker nothing is left; that of a file sent since under the same name is its own."""
+    daemon = daemons({"watch": {"marker": ".done"}})
+    marker = daemon.inbox / "clip.mp4.done"
+    daemon.drop("clip.mp4", "fake")
+    marker.touch()
+    daemon.start(crash_at="intake.claimed", ready=False)
+    daemon.wait_until_dead()
+    assert marker.exists()
+    if again:
+        daemon.drop("clip.mp4", "real")
+    daemon.start()
+    daemon.settle(1 + again)
+    verdicts = [document["verdict"] for document in daemon.sidecars().values()]
+    assert sorted(verdicts) == (["FAKE", "REAL"] if again else ["FAKE"])
+    assert not marker.exists()
