@@ -174,9 +174,7 @@ def test_few_frames_uneven_frames_and_a_late_start_are_no_gaps(folder: Path, nam
     }[kind]
     more: dict[str, Any] = {"codec": "mpeg2video", "fps": FPS} if ending == "ts" else {}
     reading = read(make_clip(folder / name, times=times, faces=(), **more))
-    # Matroska states when the last frame ends, not how long the video is.
-    told = [text for text in reading.warnings if "the header states 36.0 s" not in text]
-    assert (reading.sampling.failed, told) == (0, [])
+    assert (reading.sampling.failed, reading.warnings) == (0, ())
     assert flags(reading) == set()
 
 
