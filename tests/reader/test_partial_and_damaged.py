@@ -112,8 +112,10 @@ def test_time_that_passed_before_the_first_frame_is_no_playing_time(
     assert reading.sampling.decoded == 20
     assert reading.video.duration_s == pytest.approx(4, abs=0.1)
     assert reading.warnings == ()
+    # Windows Media has an index at its end that is the longer the later the first frame is.
+    half = whole(folder, name).stat().st_size / path.stat().st_size / 2
     with pytest.raises(UndecodableError) as caught:
-        read(cut(path, folder / f"part-{path.name}", 0.3))
+        read(cut(path, folder / f"part-{path.name}", half))
     assert caught.value.reason is Reason.TRUNCATED
 
 
