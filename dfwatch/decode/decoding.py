@@ -33,6 +33,8 @@ _GROUP_PACKETS = 3000
 # frame: some streams renew the picture part by part.
 _TELLS_WHEN_HEALED = frozenset({"h264"})
 _AHEAD_S = 1.0
+# Encoders seldom spread a refresh over more frames than this takes. In longer slices the decoder recovers by itself.
+_RECOVERY_S = 12.0
 
 
 class Taken(NamedTuple):
@@ -182,6 +184,7 @@ class Sampler:
         barren: Pick | None = None
         for number, pick in enumerate(picks):
             last = number + 1 == len(picks)
+            faults = self.tally.faults
             taken = self._hop(pick, alone=last or picks[number + 1].key_s is not None)
             if taken is not None:
                 landed = landed or bool(pick.key_s)
@@ -190,8 +193,11 @@ class Sampler:
                     self.strategy = "seek"
                 yield taken
                 continue
-            # Two seeks in a row that gave nothing, and none before that did: not damage but false key frames.
-            if self._keys_lie or (barren is not None and not landed):
+            # Two seeks in a row that gave nothing, and none before that did: not damage but false key frames. Neither
+            # is it damage where the decoder objects to nothing: with intra refresh it shows no picture before it has
+            # recovered, which may take longer than a short slice.
+            unrecovered = self.tally.faults == faults and pick.end_s - pick.start_s <= _RECOVERY_S
+            if self._keys_lie or (barren is not None and not landed) or unrecovered:
                 rest = picks[picks.index(barren) if barren is not None else number :]
                 self.strategy = "exact" if self.strategy == "exact" else "sequential"
                 self._seek_start()

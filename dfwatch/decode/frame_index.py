@@ -37,6 +37,8 @@ READ_ENTRIES = 4096
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _LISTS_ALL = ("mov", "avi", "mxf")
 _LISTS_KEYS = ("matroska", "flv")
+# Of these, some writers state when the last frame ends, others how long they play.
+_MAY_STATE_END = ("matroska", "flv", "asf")
 
 
 class EntryIndex:
@@ -209,7 +211,9 @@ def survey(source: Source, slices: int) -> Survey:
         index = EntryIndex(stream, stated or 0.0)
         return Survey(index, first, index.duration_s, index.end_inside(size), stated, lists_all=True)
     if size > DEMUX_LIMIT_BYTES and stated:
-        keys = _listed_keys(source, stated) if any(part in name for part in _LISTS_KEYS) else None
+        lists_keys = any(part in name for part in _LISTS_KEYS) and _read_entries(source, stated)
+        stated = _playing_time(source, stated, _last_entry_s(stream) if lists_keys else 0.0)
+        keys = _listed_keys(source, stated) if lists_keys else None
         if name not in SEEKS_BY_GUESS or not _may_be_joined(source):
             return Survey(keys, stream.start_time, stated, None, stated, moved=True)
         source.reopen()
@@ -299,14 +303,41 @@ def _tagged_duration(text: str) -> float | None:
         return None
 
 
+def _playing_time(source: Source, stated_s: float, found_s: float) -> float:
+    """The stated duration, without the time of the first frame where that was counted too.
+
+    Args:
+        source: The open file.
+        stated_s: What is stated, in seconds.
+        found_s: Up to where frames are known, in seconds from the first one.
+    """
+    stream = source.stream
+    without_start_s = stated_s - (stream.start_time or 0) * float(stream.time_base or 1)
+    if not any(part in source.container.format.name for part in _MAY_STATE_END) or without_start_s <= 0:
+        return stated_s
+    return min(stated_s, without_start_s, key=lambda time_s: abs(time_s - found_s))
+
+
+def _read_entries(source: Source, duration_s: float) -> bool:
+    """Have Matroska's cues or FLV's key frame table read, which some demuxers do only when asked to seek."""
+    try:
+        source.container.seek(int(duration_s / 2 / float(source.stream.time_base or 1)), stream=source.stream)
+    except MemoryError:
+        raise
+    except av.FFmpegError:
+        return False
+    return True
+
+
+def _last_entry_s(stream: av.VideoStream) -> float:
+    entries = stream.index_entries
+    last = entries[-1].timestamp if len(entries) else 0
+    return float((last - (stream.start_time or 0)) * (stream.time_base or 1))
+
+
 def _listed_keys(source: Source, duration_s: float) -> ListedFrames | None:
-    """Key frames of Matroska's cues or FLV's key frame table, which some demuxers read only when asked to seek."""
     stream = source.stream
     unit_s = float(stream.time_base or 1)
-    try:
-        source.container.seek(int(duration_s / 2 / unit_s), stream=stream)
-    except av.FFmpegError:
-        return None
     start = stream.start_time or 0
     times: Sequence[float]
     if len(stream.index_entries) > READ_ENTRIES:
@@ -351,6 +382,7 @@ def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
     last_s = float(latest - first) * unit_s
     step = last_duration * unit_s or (last_s / (packets - 1) if packets > 1 else unit_s)
     end = last_s + max(step, unit_s)
+    stated = stated and _playing_time(source, stated, end)
     key_stamps = np.sort([*(log.stamps[position] for position in keys), *unlisted_keys])
     key_times = array("d", (key_stamps - first) * unit_s)
     if packets > LISTED_PACKETS:

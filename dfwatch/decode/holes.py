@@ -116,7 +116,8 @@ class PacketLog:
 
     def misplaced_share(self, unit_s: float) -> float:
         """Share of the frames that come after frames shown later, by more than reordering explains; 0 to 1."""
-        return share_behind(self.stamps, reordering(self.usual_step(), unit_s))
+        # The first frame after a pause is coded before those that lead to the pause: any time ahead, but few packets.
+        return share_behind(self.stamps, reordering(self.usual_step(), unit_s), apart=REORDERED_PACKETS)
 
     def holes(self, unit_s: float, duration_s: float, slices: int, size_bytes: int) -> tuple[Hole, ...]:
         """Holes that swallow at least one of ``slices`` slices of the playing time.
@@ -153,15 +154,17 @@ class PacketLog:
         return tuple(hole for hole in found if hole.slices(duration_s, slices))
 
 
-def share_behind(stamps: Sequence[int], allowed: float) -> float:
+def share_behind(stamps: Sequence[int], allowed: float, *, apart: int = 1) -> float:
     """Share of time stamps, in the file's order, that lie behind an earlier one by more than ``allowed``; 0 to 1.
 
     Args:
         stamps: Time stamps; at least one.
         allowed: In their unit; see ``reordering``.
+        apart: How many places earlier that one must be at least.
     """
     values = np.asarray(stamps, np.int64)
-    return float(np.mean(np.maximum.accumulate(values) - values > allowed))
+    behind = np.maximum.accumulate(values)[:-apart] - values[apart:] > allowed
+    return float(behind.sum() / len(values))
 
 
 def reordering(step: float, unit_s: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -91,6 +92,31 @@ def test_a_wrong_duration_in_the_header_of_a_whole_file_is_no_reason_to_refuse_i
     assert reading.sampling.decoded == 20
     assert reading.video.duration_s == pytest.approx(4, abs=0.1)
     assert any("header states 40.0 s" in warning for warning in reading.warnings)
+
+
+@pytest.mark.parametrize("name", ["c.mkv", "d.webm", "g.flv", "h.wmv"])
+@pytest.mark.parametrize("start_h", [1, 25])
+@pytest.mark.parametrize("limit_bytes", [1 << 26, 1000])
+def test_time_that_passed_before_the_first_frame_is_no_playing_time(
+    folder: Path, name: str, start_h: int, limit_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in a recording of a running broadcast.
+    monkeypatch.setattr("dfwatch.decode.frame_index.DEMUX_LIMIT_BYTES", limit_bytes)
+    path = folder / f"after-{start_h}-{name}"
+    if not path.exists():
+        times = [start_h * 3600 + Fraction(number, 25) for number in range(100)]
+        make_clip(path, times=times, fps=25, faces=(), **PARTIAL[name])
+
+    reading = read(path)
+
+    assert reading.sampling.decoded == 20
+    assert reading.video.duration_s == pytest.approx(4, abs=0.1)
+    assert reading.warnings == ()
+    # Windows Media has an index at its end that is the longer the later the first frame is.
+    half = whole(folder, name).stat().st_size / path.stat().st_size / 2
+    with pytest.raises(UndecodableError) as caught:
+        read(cut(path, folder / f"part-{path.name}", half))
+    assert caught.value.reason is Reason.TRUNCATED
 
 
 def test_decode_errors_are_counted_and_not_fatal(folder: Path) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FPS = 24
+REFRESH = "intra-refresh=1:keyint=60"
 KINDS: dict[str, dict[str, Any]] = {
     "h264.mp4": {},
     "h264-b.mp4": {"b_frames": 3},
@@ -175,6 +176,19 @@ def test_frames_falsely_called_key_frames_do_not_mislead(folder: Path) -> None:
 
     assert [shot.number for shot in taken.shots] == [round(shot.time_s * FPS) for shot in taken.shots]
     assert len(taken.shots) == 4
+
+
+@pytest.mark.parametrize("name", ["refresh.mp4", "refresh.mkv", "refresh.ts"])
+def test_pictures_that_recover_only_with_those_that_follow_are_all_there(folder: Path, name: str) -> None:
+    path = make_clip(
+        folder / name, seconds=16, fps=FPS, gop=60, faces=(), options={"preset": "veryfast", "x264-params": REFRESH}
+    )
+
+    taken = sample(path)
+
+    assert [shot.slice_index for shot in taken.shots] == list(range(20))
+    assert [shot.number for shot in taken.shots] == [round(shot.time_s * FPS) for shot in taken.shots]
+    assert read(path).sampling.failed == 0
 
 
 def without_sync_table(source: Path, path: Path) -> Path:
