@@ -29,6 +29,8 @@ _PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE; 0 is unknown, the others are interlace
 # How much earlier to seek, in seconds, when a seek ended too late: some containers seek by guessing.
 _BACK_OFF_S = (0.0, 1.0, 4.0, 16.0, 64.0)
 _GROUP_PACKETS = 3000
+# The demuxer's parser holds some packets when the demuxer calls one damaged.
+_SEGMENT_END_PACKETS = 3
 # Once emptied, these decoders show nothing, or call it damaged, until a picture is whole. That need not take a key
 # frame: some streams renew the picture part by part.
 _TELLS_WHEN_HEALED = frozenset({"h264"})
@@ -390,13 +392,21 @@ class Sampler:
         self._recording = joins.recording_at(packet.pos)
         return before is not None and before != self._recording
 
-    def _ends_recording(self, packet: VideoPacket) -> bool:
-        joins = self._source.joins
-        return joins is not None and packet.pos is not None and joins.ends_at(packet.pos)
+    def _is_incomplete(self, packet: VideoPacket) -> bool:
+        """Whether the demuxer misses a part of a packet.
+
+        It also says so where one segment of a stream ends and the next one begins, which is nearly always at a key
+        frame; and where it is right there, nothing behind the key frame is made of it.
+        """
+        if not packet.is_corrupt:
+            return False
+        ahead = list(itertools.islice(self._packets or (), _SEGMENT_END_PACKETS))
+        self._packets = itertools.chain(ahead, self._packets or ())
+        return not any(following.is_keyframe for following in ahead)
 
     def _decode(self, packet: VideoPacket | None) -> list[av.VideoFrame | None]:
         """Good frames; None: some were lost."""
-        if packet is not None and packet.is_corrupt and not self._ends_recording(packet):
+        if packet is not None and self._is_incomplete(packet):
             self.tally.corrupt += 1
             self._break_off()
             return [None]

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 # Half of what 33 bits of 90 kHz hold: FFmpeg takes a large step back for such a counter's overflow, and adds it.
 _OVERFLOW_S = 2**32 / 90_000
-# The demuxer misses a continuation that was never there, and its parser holds some packets when it says so.
-_TAIL_PACKETS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +32,12 @@ class Joins:
 
     Attributes:
         places: Where each recording's first packet lies in the file, in bytes, ascending.
-        tails: From where on packets of each but the last one may be called damaged only because another one follows.
         shifts: What is added to the time stamps of each, in the stream's unit.
         key_stamps: Shifted time stamps of the key frames, ascending.
         key_places: Where these key frames lie in the file.
     """
 
     places: tuple[int, ...]
-    tails: tuple[int, ...]
     shifts: tuple[int, ...]
     key_stamps: Sequence[int]
     key_places: Sequence[int]
@@ -53,11 +49,6 @@ class Joins:
     def shift_at(self, place: int) -> int:
         """What is added to the time stamps of a packet that lies there."""
         return self.shifts[self.recording_at(place)]
-
-    def ends_at(self, place: int) -> bool:
-        """Whether a packet that lies there is among the last ones of a recording that another one follows."""
-        recording = self.recording_at(place)
-        return recording < len(self.tails) and place >= self.tails[recording]
 
     def place_before(self, stamp: int) -> int:
         """Where the last key frame at or before a shifted time stamp lies."""
@@ -92,7 +83,6 @@ def find_joins(log: PacketLog, keys: Sequence[int], unit_s: float) -> Joins | No
     by_time = sorted(keys, key=log.stamps.__getitem__)
     return Joins(
         tuple(firsts),
-        tuple(log.places[max(0, start - _TAIL_PACKETS)] for start in starts[1:]),
         tuple(shifts),
         array("q", [log.stamps[position] for position in by_time]),
         array("q", [log.places[position] for position in by_time]),

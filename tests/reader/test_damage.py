@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -187,3 +188,20 @@ def test_of_pictures_that_refer_to_no_other_only_the_damaged_ones_are_lost(folde
     damaged = copy_with_damaged_packets(whole, folder / "each-damaged.avi", packet_share=0.3, keep_bytes=0)
     sampling = read(damaged).sampling
     assert (sampling.decoded, sampling.failed) == (20, 0)
+
+
+@pytest.mark.parametrize("sampling", ["planned", "exact"])
+def test_segments_that_were_put_together_are_not_damaged(folder: Path, sampling: str) -> None:
+    # As a player's downloader leaves them: times go on, each segment's packets are counted anew.
+    path = folder / "segments.ts"
+    if not path.exists():
+        for first in range(0, 500, 100):
+            times = [Fraction(number, 25) for number in range(first, first + 100)]
+            part = make_clip(folder / "segment.ts", times=times, fps=25, gop=50, b_frames=2, faces=())
+            with path.open("ab") as whole:
+                whole.write(part.read_bytes())
+
+    reading = read(path, sampling=sampling)
+
+    assert (reading.sampling.decoded, reading.sampling.expected_frames) == (20, 20)
+    assert (reading.quality, reading.warnings) == ((), ())
