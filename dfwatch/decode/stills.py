@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import av
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 MAX_STILL_BYTES = 512 * 1024 * 1024
 _ANIMATION_BIT = 0x02
-_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+# A marker other than those without a length: stuffed and fill bytes, TEM, restarts and the start (ITU-T T.81, B.1.1.3).
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 
 def canvas_of_webp(head: bytes) -> tuple[int, int] | None:
@@ -47,7 +50,7 @@ def decode_still(read_at: Callable[[int, int], bytes], size_bytes: int) -> Still
     if size_bytes > MAX_STILL_BYTES:
         raise UndecodableError("decoding", "", f"{size_bytes} bytes are too many for a picture", reason=Reason.CORRUPT)
     data = read_at(0, size_bytes)
-    if data[:2] == _JPEG_START and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
+    if data[:2] == _JPEG_START and not _has_jpeg_end(data):
         # The decoder would fill the missing part with grey.
         raise UndecodableError(
             "decoding", "", "the picture's end is missing", reason=Reason.TRUNCATED, hint="send the file again"
@@ -78,3 +81,16 @@ def _ffmpeg_decodes(data: bytes, options: dict[str, str]) -> bool:
         raise
     except av.FFmpegError:
         return False
+
+
+def _has_jpeg_end(data: bytes) -> bool:
+    """Whether the picture ends; what may follow it (a motion photo's video, more pictures) is none of its own."""
+    if data.endswith(_JPEG_END):
+        return True
+    at = len(_JPEG_START)
+    while (marker := _JPEG_MARKER.search(data, at)) is not None:
+        if marker.group() == _JPEG_END:
+            return True
+        length_bytes = int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+        at = marker.end() + max(2, length_bytes)
+    return False

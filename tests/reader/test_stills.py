@@ -12,7 +12,7 @@ from PIL import Image
 
 from dfwatch.errors import RefusedError, UndecodableError
 from dfwatch.reasons import Reason
-from tests.clips import PlacedFace, make_still, paint
+from tests.clips import PlacedFace, make_clip, make_still, paint
 from tests.reader.helpers import FACES, read
 
 if TYPE_CHECKING:
@@ -38,6 +38,24 @@ def test_a_jpeg_under_a_video_name(tmp_path: Path) -> None:
     assert reading.video.still
     assert reading.video.codec == "mjpeg"
     assert len(reading.crops) == 1
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_follows_a_jpeg_does_not_matter(tmp_path: Path, progressive: bool) -> None:
+    plain = make_still(tmp_path / "plain.jpg").read_bytes()
+    with Image.open(tmp_path / "plain.jpg") as picture:
+        # The thumbnail within is a whole picture too.
+        picture.save(tmp_path / "a.jpg", progressive=progressive, exif=b"Exif\0\0" + plain[:30_000] + b"\xff\xd9")
+    data = (tmp_path / "a.jpg").read_bytes()
+    motion = make_clip(tmp_path / "a.mp4", codec="mjpeg", seconds=0.5).read_bytes()
+    for trailer in (motion, motion[:-1000], data[: len(data) // 2], bytes(1000)):
+        (tmp_path / "motion.jpg").write_bytes(data + trailer)
+        assert len(read(tmp_path / "motion.jpg").crops) == 1
+
+    (tmp_path / "half.jpg").write_bytes(data[: (len(plain) + len(data)) // 2])
+    with pytest.raises(UndecodableError, match="end is missing") as caught:
+        read(tmp_path / "half.jpg")
+    assert caught.value.reason is Reason.TRUNCATED
 
 
 def test_the_crop_is_red_where_the_astronaut_is(tmp_path: Path) -> None:
