@@ -83,7 +83,7 @@ def open_trainer(
     trainer = Trainer(recipe, options, pools, measured, teaching)
     seen = inherited | {group_hash(group) for group in pools.groups}
     if trainer.progress.step:
-        # Its earlier pieces may have had other data.
+        # Its earlier pieces may have had other data, if they are from before a checkpoint knew its own.
         seen |= read_groups(options.folder)
     for folder in filter(None, (options.folder, options.parts_folder)):
         write_groups(folder, seen)
