@@ -340,7 +340,7 @@ def test_the_probe_faces_get_scores_from_both_ends_and_between() -> None:
     shipped = load_bundle(default_bundle())
     scores = Detector.load(shipped, PLAIN).score(probe_faces(24, shipped.crop))
     assert scores.min() < 0.1
-    assert scores.max() > 0.9
+    assert scores.max() > 0.7
     assert ((scores > 0.2) & (scores < 0.8)).any()
 
 

@@ -196,9 +196,12 @@ class Sampler:
                 yield taken
                 continue
             # Two seeks in a row that gave nothing, and none before that did: not damage but false key frames. Neither
-            # is it damage where the decoder objects to nothing: with intra refresh it shows no picture before it has
-            # recovered, which may take longer than a short slice.
-            unrecovered = self.tally.faults == faults and pick.end_s - pick.start_s <= _RECOVERY_S
+            # is it damage where nothing is missing and the decoder objects to nothing: with intra refresh it shows no
+            # picture before it has recovered, which may take longer than a short slice.
+            unharmed = self.tally.faults == faults and not self._hole_ends_s
+            unrecovered = (
+                unharmed and self._source.codec in _TELLS_WHEN_HEALED and pick.end_s - pick.start_s <= _RECOVERY_S
+            )
             if self._keys_lie or (barren is not None and not landed) or unrecovered:
                 rest = picks[picks.index(barren) if barren is not None else number :]
                 self.strategy = "exact" if self.strategy == "exact" else "sequential"

@@ -16,6 +16,7 @@ from dfwatch.models.bundle import load_bundle
 from dfwatch.models.checkpoints import load_network
 from dfwatch.reader import Reader
 from dfwatch.reading import CropSpec
+from dfwatch.training.layouts import scan
 from dfwatch.training.packs import Pack
 from dfwatch.training.teacher import Teacher
 from tests.clips import PlacedFace, make_clip
@@ -124,6 +125,8 @@ def test_a_folder_of_videos_becomes_a_bundle_that_judges_videos(videos: Path, pa
     figures = json.loads((out / "evaluation.json").read_text())
     assert "warning" not in figures
     assert (figures["all"]["reals"], figures["all"]["fakes"]) == (1, 1)
+    every = {source.group for source in scan("folders", str(videos)).sources}
+    (tmp_path / "exclude.txt").write_text("\n".join(every))
     with pytest.raises(TrainingError, match="its select part is empty"):
         call(*words, "--split", "select", "--exclude", str(tmp_path / "exclude.txt"))
 
