@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dfwatch.config import WatchSettings
-    from dfwatch.inbox.completeness import Observation
+    from dfwatch.inbox.completeness import Observation, Tracked
     from dfwatch.inbox.walk import Snapshot
 
 __all__ = ["Candidate", "Clock", "ScanResult", "WatchHealth", "Watcher"]
@@ -169,8 +169,8 @@ class Watcher:
         """Look at the whole inbox and say what is ready.
 
         Args:
-            known: Says of a settled entry that it needs no attention (claimed already, or kept); asked before the file
-                is looked into, with the evidence still empty.
+            known: Says of an entry that is settled, or lacks its marker, that it needs no attention (claimed already,
+                or kept); asked before the file is looked into, with the evidence still empty.
             limit: At most so many ready entries; the others are found again by the next scan, and are not opened now.
 
         Raises nothing for the state of the inbox; a scan that could not be done says so in ``problem``.
@@ -242,24 +242,22 @@ class Watcher:
     ) -> ScanResult:
         wall_offset_s = self._clock.time() - now_s
         ready: list[Candidate] = []
-        busy = held_back = 0
-        oldest_s = now_s if observation.oldest_settling_s is None else observation.oldest_settling_s
+        busy = beyond_limit = 0
         next_due_s = observation.next_due_s
+        unmarked = [
+            tracked
+            for tracked in observation.unmarked
+            if known is None or not known(_candidate(tracked, wall_offset_s))
+        ]
+        held_back = len(observation.unmarked) - len(unmarked)
+        oldest_s = min((tracked.first_seen_s for tracked in (*observation.resting, *unmarked)), default=now_s)
         for tracked in observation.settled:
-            if limit is not None and len(ready) >= limit and known is None:
-                break
-            candidate = Candidate(
-                tracked.name,
-                tracked.fingerprint.kind,
-                tracked.fingerprint,
-                (),
-                tracked.ready_since_s,
-                tracked.first_seen_s + wall_offset_s,
-            )
+            candidate = _candidate(tracked, wall_offset_s)
             if known is not None and known(candidate):
                 held_back += 1
                 continue
             if limit is not None and len(ready) >= limit:
+                beyond_limit += 1
                 continue
             inspection = self._inspector.inspect(
                 inbox_fd, tracked, ask_for_lease=ask_for_lease, problems=snapshot.problems
@@ -276,9 +274,10 @@ class Watcher:
                 next_due_s = tracked.ready_since_s if next_due_s is None else min(next_due_s, tracked.ready_since_s)
         return ScanResult(
             ready=tuple(ready),
-            waiting=len(self._tracker) - len(ready) - held_back,
+            beyond_limit=beyond_limit,
+            waiting=len(self._tracker) - len(ready) - beyond_limit - held_back,
             busy=busy,
-            unmarked=observation.unmarked,
+            unmarked=len(unmarked),
             held_back=held_back,
             ignored=snapshot.ignored,
             folders=snapshot.folders,
@@ -365,3 +364,15 @@ class Watcher:
             problems=told,
         )
         return replace(result, scan_ms=took_s * 1e3)
+
+
+def _candidate(tracked: Tracked, wall_offset_s: float) -> Candidate:
+    """What is known of an entry before it is looked into."""
+    return Candidate(
+        tracked.name,
+        tracked.fingerprint.kind,
+        tracked.fingerprint,
+        (),
+        tracked.ready_since_s,
+        tracked.first_seen_s + wall_offset_s,
+    )

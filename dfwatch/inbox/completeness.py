@@ -162,23 +162,21 @@ class Observation:
     Attributes:
         settled: Entries whose window is over, the one that has waited longest first.
         resting: Entries whose window runs.
-        unmarked: How many others wait for their marker file.
+        unmarked: Others, which wait for their marker file.
         next_due_s: Monotonic time at which the next window ends if nothing changes; None when none is running.
-        oldest_settling_s: Monotonic time since which the oldest unsettled entry is known; None when there is none.
         changed: Whether any entry appeared, changed or went since the snapshot before.
     """
 
     settled: list[Tracked]
     resting: list[Tracked]
-    unmarked: int
+    unmarked: list[Tracked]
     next_due_s: float | None
-    oldest_settling_s: float | None
     changed: bool
 
     @property
     def settling(self) -> int:
         """Number of entries that are not settled."""
-        return len(self.resting) + self.unmarked
+        return len(self.resting) + len(self.unmarked)
 
 
 class Tracker:
@@ -217,8 +215,8 @@ class Tracker:
         after: dict[str, Tracked] = {}
         settled: list[Tracked] = []
         resting: list[Tracked] = []
-        unmarked = 0
-        next_due_s = oldest_s = float("inf")
+        unmarked: list[Tracked] = []
+        next_due_s = float("inf")
         changed = False
         needs_marker = bool(self._settings.marker)
         for name, fingerprint in snapshot.items():
@@ -237,9 +235,8 @@ class Tracker:
             if tracked.ready_since_s <= now_s and not waits_for_marker:
                 settled.append(tracked)
                 continue
-            oldest_s = min(oldest_s, tracked.first_seen_s)
             if waits_for_marker:
-                unmarked += 1
+                unmarked.append(tracked)
             else:
                 resting.append(tracked)
                 next_due_s = min(next_due_s, tracked.ready_since_s)
@@ -251,7 +248,6 @@ class Tracker:
             resting,
             unmarked,
             None if next_due_s == float("inf") else next_due_s,
-            None if oldest_s == float("inf") else oldest_s,
             changed,
         )
 

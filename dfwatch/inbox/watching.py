@@ -39,20 +39,22 @@ class ScanResult:
 
     Attributes:
         ready: Ready entries, the one that has waited longest first; at most ``limit``.
-        waiting: Entries that are not ready yet: still changing, in their quiet window, held open by a writer, without
-            their marker file, or beyond ``limit``.
+        beyond_limit: Settled entries that ``limit`` left out; they were not looked into.
+        waiting: Entries that are not complete yet: still changing, in their quiet window, held open by a writer, or
+            without their marker file.
         busy: How many of those are settled but held open by a writer.
         unmarked: How many lack only their marker file.
-        held_back: Settled entries that the caller's ``known`` named.
+        held_back: Entries that the caller's ``known`` named.
         ignored: Names that are left alone.
         folders: Folders that were read.
         scan_ms: Time the scan took.
-        oldest_wait_s: Age of the oldest entry that is not ready; 0 when there is none.
+        oldest_wait_s: Age of the oldest entry that is not complete; 0 when there is none.
         next_due_s: Seconds until the next quiet window ends if nothing changes; None when none runs.
         problem: Why the inbox could not be scanned; empty when it was.
     """
 
     ready: tuple[Candidate, ...] = ()
+    beyond_limit: int = 0
     waiting: int = 0
     busy: int = 0
     unmarked: int = 0

@@ -86,6 +86,7 @@ class Admission:
         self._storage_trouble = ""
         self._storage_retry_s = 0.0
         self._full = ""
+        self._more_ready = 0
         self._waiting = 0
         self._oldest_wait_s = 0.0
 
@@ -121,6 +122,7 @@ class Admission:
         self._load_kept()
         result = self._watcher.scan(known=self._needs_nothing, limit=_CANDIDATES_PER_SCAN)
         self._candidates = deque(result.ready)
+        self._more_ready = result.beyond_limit
         self._waiting = result.waiting
         self._oldest_wait_s = result.oldest_wait_s
         if not result.problem and not self._watcher.health().problems:
@@ -152,7 +154,7 @@ class Admission:
     def inbox(self) -> Inbox:
         """What is to be told of the inbox."""
         return Inbox(
-            ready=len(self._candidates),
+            ready=len(self._candidates) + self._more_ready,
             oldest_ready_since_s=min((candidate.ready_since_s for candidate in self._candidates), default=None),
             waiting=self._waiting,
             oldest_wait_s=self._oldest_wait_s,

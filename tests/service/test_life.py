@@ -274,6 +274,20 @@ def test_a_nearly_full_disk_pauses_intake_until_there_is_room(daemon: Daemon) ->
     assert daemon.sidecar("clip.mp4")["verdict"] == "FAKE"
 
 
+def test_of_an_inbox_with_thousands_of_files_all_are_told_as_ready(daemon: Daemon) -> None:
+    daemon.configure({"watch": {"min_free_bytes": 2**60}})
+    for number in range(1100):
+        (daemon.inbox / f"{number}.mp4").write_text("real")
+    daemon.start()
+    path = daemon.root / "state" / "health.json"
+
+    def told() -> tuple[int, int]:
+        health = json.loads(path.read_text()) if path.exists() else {}
+        return health.get("inbox_ready", 0), health.get("inbox_waiting", 0)
+
+    wait_for(lambda: told() == (1100, 0), "all are ready")
+
+
 def test_a_machine_that_starts_no_threads_is_waited_out(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Daemon, "module", "tests.service.threadless")
     daemon.configure({"jobs": {"max_attempts": 1}})

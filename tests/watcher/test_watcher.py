@@ -100,12 +100,12 @@ def test_ready_files_are_offered_again_until_they_are_gone_and_limited(
         clock.advance(0.1)
     clock.advance(QUIET_S)
     first = watcher.scan(limit=2)
-    assert (names(first.ready), first.waiting) == (["0.mp4", "1.mp4"], 3)
+    assert (names(first.ready), first.beyond_limit, first.waiting) == (["0.mp4", "1.mp4"], 3, 0)
     assert names(watcher.scan(limit=2).ready) == ["0.mp4", "1.mp4"]
     (inbox / "0.mp4").unlink()
     assert names(watcher.scan(limit=2).ready) == ["1.mp4", "2.mp4"]
     nothing = watcher.scan(limit=0)
-    assert (nothing.ready, nothing.waiting) == ((), 4)
+    assert (nothing.ready, nothing.beyond_limit, nothing.waiting) == ((), 4, 0)
 
 
 def test_what_the_service_knows_is_held_back(
@@ -118,6 +118,18 @@ def test_what_the_service_knows_is_held_back(
     clock.advance(QUIET_S)
     result = watcher.scan(known=lambda candidate: candidate.name == "kept.mp4", limit=1)
     assert (names(result.ready), result.held_back, result.waiting) == (["new.mp4"], 1, 0)
+
+
+def test_what_the_service_knows_is_not_waiting_for_a_marker(
+    make_watcher: Callable[..., Watcher], inbox: Path, clock: FakeClock
+) -> None:
+    watcher = make_watcher(marker=".done")
+    for name in ("kept.mp4", "new.mp4"):
+        (inbox / name).write_bytes(b"x")
+        watcher.scan()
+        clock.advance(QUIET_S)
+    result = watcher.scan(known=lambda candidate: candidate.name == "kept.mp4")
+    assert (result.unmarked, result.held_back, result.waiting, result.oldest_wait_s) == (1, 1, 1, QUIET_S)
 
 
 def test_a_file_that_changes_between_scan_and_look_is_not_ready(
