@@ -64,9 +64,11 @@ def configure(level: str = "info", form: str = "auto", stream: TextIO | None = N
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_formatter(console=console, coloured=console and _takes_colours(stream), stream=stream))
     root = logging.getLogger()
-    for old in root.handlers[:]:
-        root.removeHandler(old)
+    # Other threads may be logging: at no time is there none.
+    before = root.handlers[:]
     root.addHandler(handler)
+    for old in before:
+        root.removeHandler(old)
     root.setLevel(threshold)
     for name in _CHATTY_LIBRARIES:
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))

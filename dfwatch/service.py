@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from dfwatch import __version__
+from dfwatch import __version__, logs
 from dfwatch.errors import JournalDamagedError, StorageError
 from dfwatch.jobs.admission import Admission
 from dfwatch.jobs.dispatcher import Dispatcher
@@ -255,7 +255,10 @@ class Service:
                 # A sink's settings may hold what the log should not: a URL is enough to post to some chats.
                 new = _sinks_changed(change.old, change.new) if change.name == "sinks" else change.new
                 _log.info("setting changed", setting=change.name, new=new, needs_restart=change.needs_restart)
+            log_before = self._settings.log
             self._settings = reloaded(self._settings, wanted)
+            if self._settings.log != log_before:
+                logs.configure(self._settings.log.level, self._settings.log.format)
             pipeline.update(self._settings)
             watcher.update(self._settings.watch)
         self._notifier.ready()

@@ -250,7 +250,7 @@ class Watcher:
             if known is None or not known(_candidate(tracked, wall_offset_s))
         ]
         held_back = len(observation.unmarked) - len(unmarked)
-        oldest_s = min((each.first_seen_s for each in (*observation.resting, *unmarked)), default=now_s)
+        oldest_s = min((tracked.first_seen_s for tracked in (*observation.resting, *unmarked)), default=now_s)
         for tracked in observation.settled:
             candidate = _candidate(tracked, wall_offset_s)
             if known is not None and known(candidate):

@@ -132,9 +132,10 @@ class Screen:
     def _sinks(self, daemon: Mapping[str, Any]) -> list[str]:
         lines = []
         for index, lag in enumerate(daemon.get("sinks") or ()):
-            behind = (
-                f"{lag['pending']} pending, oldest for {duration(lag['oldest_s'])}" if lag["pending"] else "up to date"
-            )
+            behind = f"{lag['pending']} pending" if lag["pending"] else "up to date"
+            # No age: what waits for a sink that is switched off is not late.
+            if lag["oldest_s"]:
+                behind += f", oldest for {duration(lag['oldest_s'])}"
             dead = paint(f" · {lag['dead']} given up", "red", coloured=self._coloured) if lag["dead"] else ""
             lines.append(self._row("sinks" if index == 0 else "", f"{printable(lag['sink'])}: {behind}{dead}"))
         return lines

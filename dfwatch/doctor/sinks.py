@@ -96,4 +96,10 @@ def _cannot_be_made(settings: SinkSettings) -> Finding | None:
             f"{settings.name}: {error.action} {error.subject}: {printable(error.cause)}",
             error.hint or f"dfwatch sinks test {settings.name} tries it again",
         )
+    except Exception as error:  # noqa: BLE001 - a package's sink may raise anything; its text may hold a secret
+        return warn(
+            _NAME,
+            f"{settings.name} cannot be made: {type(error).__name__}",
+            f"ask who made sinks of type {settings.type}; dfwatch sinks test {settings.name} tries it again",
+        )
     return None

@@ -5,6 +5,7 @@ Decided in the service's own thread; only what waits for the disk is done by oth
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import threading
@@ -277,13 +278,14 @@ class Admission:
 
     def _look_at_disk(self, least_bytes: int) -> None:
         """Take nothing in while the disk is nearly full: what is in work still needs some of it."""
+        resume_bytes = least_bytes * _RESUME_FACTOR
         try:
             free_bytes = shutil.disk_usage(self._layout.root).free
         except OSError as error:
             free_bytes, cause = -1, f"the root cannot be looked at: {error.strerror}"
         else:
-            cause = f"{free_bytes // 1024**2} MiB free, {least_bytes // 1024**2} MiB wanted"
-        low = free_bytes < (least_bytes * _RESUME_FACTOR if self._full else least_bytes)
+            cause = f"{free_bytes // 1024**2} MiB free, {math.ceil(resume_bytes / 1024**2)} MiB wanted"
+        low = free_bytes < (resume_bytes if self._full else least_bytes)
         if low and not self._full:
             _log.error("intake paused: the disk is nearly full", cause=cause)
         elif not low and self._full:

@@ -171,8 +171,7 @@ class Reporter:
             watch=asdict(self._watch()),
         )
         health.write(self._layout.health, state)
-        if not vitals.inbox.paused:
-            self._notifier.status(status_line(state))
+        self._notifier.status(status_line(state))
 
     def close(self) -> None:
         """Stop answering."""
@@ -237,7 +236,11 @@ def _free_bytes(path: str) -> int | None:
 
 
 def status_line(state: health.Health) -> str:
-    """One line for ``systemctl status``."""
-    last = state.last or {}
-    outcome = f"; last: {last['name']} {last['verdict'] or last['status']}" if last else ""
-    return f"{state.inbox_ready + state.inbox_waiting} in the inbox, {state.running} in work on {state.device}{outcome}"
+    """One line for ``systemctl status``, with what keeps the work from going on at its beginning."""
+    parts = [f"intake paused: {state.paused}"] if state.paused else []
+    parts += [f"work waits: {state.trouble}"] if state.trouble else []
+    inbox = state.inbox_ready + state.inbox_waiting
+    parts.append(f"{inbox} in the inbox, {state.running} in work on {state.device}")
+    if state.last:
+        parts.append(f"last: {state.last['name']} {state.last['verdict'] or state.last['status']}")
+    return "; ".join(parts)

@@ -18,7 +18,9 @@ from dfwatch.cli import main
 from dfwatch.console.exits import Exit
 from dfwatch.errors import ConfigError
 from dfwatch.journal import Journal
+from dfwatch.operation import health
 from dfwatch.storage.layout import Layout
+from dfwatch.storage.rootlock import RootLock
 
 COMMANDS = [
     ["run"],
@@ -110,6 +112,24 @@ def test_status_of_a_root_that_was_never_used(tmp_path: Path, capsys: pytest.Cap
     assert main(["status", "--config", str(path)]) == Exit.OK
     assert "not running" in capsys.readouterr().out
     assert not (tmp_path / "var").exists()
+
+
+def test_status_of_a_daemon_that_has_not_said_yet_how_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the last run said is not told of the one that is still loading its model."""
+    path = tmp_path / "config.yaml"
+    path.write_text("root: ./var\n")
+    layout = Layout(str(tmp_path / "var"))
+    layout.create()
+    said = "2026-01-01T00:00:00.000Z"
+    health.write(layout.health, health.Health(os.getpid() + 1, "1", said, said, "m 1", "cpu", "", "float32"))
+    lock = RootLock(layout.lock)
+    try:
+        assert main(["status", "--config", str(path)]) == Exit.OK
+    finally:
+        lock.release()
+    out = capsys.readouterr().out
+    assert f"starting (pid {os.getpid()})" in out
+    assert "may hang" not in out
 
 
 def test_retry_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

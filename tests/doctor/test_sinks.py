@@ -12,7 +12,7 @@ from dfwatch.doctor.finding import Finding, Health
 from dfwatch.doctor.sinks import sinks
 from dfwatch.jobs.outbox import Outbox
 from dfwatch.journal import Journal
-from dfwatch.sinks.jsonl import JsonlSettings
+from dfwatch.sinks.jsonl import JsonlSettings, JsonlSink
 from dfwatch.sinks.notify import NotifySettings
 from dfwatch.sinks.testing import message, publish
 from dfwatch.sinks.webhook import WebhookSettings
@@ -94,6 +94,20 @@ def test_what_keeps_a_sink_from_being_made(tmp_path: Path, monkeypatch: pytest.M
     ((health, found, advice),) = examined(tmp_path, NotifySettings(urls="env:URLS"))
     assert health is Health.FAIL, "the service does not start"
     assert advice == "pip install 'dfwatch[notify]'"
+
+
+def test_a_sink_that_breaks_while_it_is_made_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a package's may; its words are not repeated, for they may be a secret."""
+
+    def broken(_sink: JsonlSink, _settings: JsonlSettings) -> None:
+        raise KeyError("hunter2")
+
+    monkeypatch.setattr(JsonlSink, "__init__", broken)
+    absent = WebhookSettings(url="https://example.org/", secret=f"file:{tmp_path}/none")
+    odd, other = examined(tmp_path, lines_to(tmp_path, name="odd"), absent)
+    assert odd[:2] == (Health.WARN, "odd cannot be made: KeyError"), "the service starts, and tries again"
+    assert "dfwatch sinks test odd" in odd[2]
+    assert "No such file" in other[1]
 
 
 def test_a_unit_without_network_is_named_as_the_reason(tmp_path: Path, journal: Journal) -> None:

@@ -160,7 +160,10 @@ def test_every_line_fits_whatever_the_names() -> None:
             "disk_free_bytes": 10**12,
             "reader_restarts": 2,
             "stages": {"decode": {"median_ms": 100.0, "slowest_ms": 30_000.0}},
-            "sinks": [{"sink": "webhook", "pending": 4, "dead": 1, "oldest_s": 50.0}],
+            "sinks": [
+                {"sink": "webhook", "pending": 4, "dead": 1, "oldest_s": 50.0},
+                {"sink": "switched off", "pending": 7, "dead": 0, "oldest_s": 0.0},
+            ],
             "watch": {"problems": [], "last_scan_ms": 3.0, "events": "on"},
         },
         "counts": dict.fromkeys(("done", "failed", "rejected", "quarantined"), 1),
@@ -187,7 +190,8 @@ def test_every_line_fits_whatever_the_names() -> None:
                 assert "\x1b" not in bare, "a name must not steer the terminal"
                 assert sum(2 if "\u3000" < c < "\uff60" else 1 for c in bare) <= 80
     shown = "\n".join(Screen(coloured=False).lines(report, [60.0], 100, 60))
-    assert "webhook: 4 pending" in shown
+    assert "webhook: 4 pending, oldest for 50 s" in shown
+    assert re.search("switched off: 7 pending$", shown, re.MULTILINE)
     assert "looked 4 s ago, scan took 3 ms" in shown
     assert "1 given up" in shown
     assert "1.0 GiB of 128.0 GiB used" in shown

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -220,6 +221,24 @@ def test_reload_takes_a_good_file_and_survives_a_bad_one(daemon: Daemon) -> None
     wait_for(lambda: "done/REAL/two.mp4" in daemon.files(), "the new setting is in force")
 
 
+def test_a_reload_takes_the_level_of_the_log(daemon: Daemon) -> None:
+    daemon.start()
+    assert daemon.process is not None
+    daemon.configure({"log": {"level": "error"}})
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "setting changed" in daemon.events(), "it is taken")
+    time.sleep(0.2)
+    daemon.drop("quiet.mp4", "real")
+    daemon.settle(1)
+    daemon.configure({})
+    daemon.process.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    daemon.drop("told.mp4", "real")
+    daemon.settle(2)
+    wait_for(lambda: "finished" in daemon.events(), "the log speaks again")
+    assert [line["name"] for line in daemon.lines() if line["event"] == "finished"] == ["told.mp4"]
+
+
 def test_thresholds_that_cross_the_models_are_refused_at_the_reload_and_at_the_start(daemon: Daemon) -> None:
     daemon.configure({"verdict": {"real_threshold": 0.1}})
     daemon.start()
@@ -261,6 +280,23 @@ def test_systemd_is_told_how_things_are(daemon: Daemon, tmp_path: Path, monkeypa
         daemon.process.send_signal(signal.SIGTERM)
         hear("STOPPING=1")
     assert daemon.wait_until_dead() == 0
+
+
+def test_systemd_is_told_why_nothing_is_taken_in(
+    daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(str(address))
+        listener.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+        daemon.configure({"watch": {"min_free_bytes": 2**60}})
+        daemon.drop("clip.mp4", "real")
+        daemon.start()
+        wait_for(
+            lambda: re.search("STATUS=intake paused: .* MiB free, .*; 1 in the inbox", listener.recv(4096).decode()),
+            "the status says so",
+        )
 
 
 def test_a_nearly_full_disk_pauses_intake_until_there_is_room(daemon: Daemon) -> None:
