@@ -377,5 +377,6 @@ def test_a_file_that_grew_after_its_claim_is_found_after_a_crash_and_pruned(worl
     world.settle()
     world.wait_for(lambda: set(world.rows()) == {"done"}, "the job is closed")
     world.stop()
+    time.sleep(0.2)
     world.start()
     world.wait_for(lambda: not world.put_away(), "it is pruned")
