@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Self
 import av
 import av.logging
 
-from dfwatch.decode.decoding import Sampler, Tally
+from dfwatch.decode.decoding import Sampler
 from dfwatch.decode.demuxing import Source, packets_of
 from dfwatch.decode.encryption import is_scrambled_transport_stream
 from dfwatch.decode.frame_index import survey
+from dfwatch.decode.good_frames import Tally
 from dfwatch.errors import RefusedError, UndecodableError
 from dfwatch.reading import VideoInfo
 from dfwatch.reasons import Reason

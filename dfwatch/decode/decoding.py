@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import av
 
 from dfwatch.decode.demuxing import SEEKS_BY_GUESS, packets_of
+from dfwatch.decode.good_frames import SLACK_S, TELLS_WHEN_HEALED, GoodFrames, stamp_of
 from dfwatch.decode.pictures import Converter, Orientation, VideoPicture, orientation_of, pixel_aspect_of
 
 if TYPE_CHECKING:
@@ -23,17 +24,10 @@ if TYPE_CHECKING:
 
     VideoPacket = av.Packet[av.VideoStream]
 
-# Time stamps are exact; this only covers the rounding of their division into seconds.
-_SLACK_S = 1e-5
 _PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE; 0 is unknown, the others are interlaced
 # How much earlier to seek, in seconds, when a seek ended too late: some containers seek by guessing.
 _BACK_OFF_S = (0.0, 1.0, 4.0, 16.0, 64.0)
 _GROUP_PACKETS = 3000
-# The demuxer's parser holds some packets when the demuxer calls one damaged.
-_SEGMENT_END_PACKETS = 3
-# Once emptied, these decoders show nothing, or call it damaged, until a picture is whole. That need not take a key
-# frame: some streams renew the picture part by part.
-_TELLS_WHEN_HEALED = frozenset({"h264"})
 _AHEAD_S = 1.0
 # Encoders seldom spread a refresh over more frames than this takes. In longer slices the decoder recovers by itself.
 _RECOVERY_S = 12.0
@@ -45,30 +39,6 @@ class Taken(NamedTuple):
     pick: Pick
     time_s: float
     picture: VideoPicture
-
-
-@dataclass(slots=True)
-class Tally:
-    """What was met on the way.
-
-    Attributes:
-        errors: Packets that the decoder refused.
-        corrupt: Frames that the decoder or the demuxer called damaged; they are not used.
-        not_due: Slices that proved to hold no frame at all, so that none was due.
-        interlaced: Whether a sampled frame was interlaced.
-        transfer: The transfer characteristic of the last sampled frame, as FFmpeg numbers it.
-    """
-
-    errors: int = 0
-    corrupt: int = 0
-    not_due: int = 0
-    interlaced: bool = False
-    transfer: int = 0
-
-    @property
-    def faults(self) -> int:
-        """Packets refused and frames damaged."""
-        return self.errors + self.corrupt
 
 
 class Sampler:
@@ -101,21 +71,12 @@ class Sampler:
         self._plan = plan
         self._first_pts = first_pts
         self._converter = Converter()
-        # None: frames were lost here.
-        self._pending: deque[av.VideoFrame | None] = deque()
-        self._hole_ends_s = [hole.end_s for hole in holes if hole.lost]
-        self._latest_s: float | None = None
-        # After damage, packets are passed over up to a key frame's, and frames until one is good again.
-        self._passes_over = False
-        self._heals = False
-        self._resumed_at: int | None = None
-        self._packets: Iterator[VideoPacket] | None = None
+        self._good = GoodFrames(source, self._time_of, holes)
         self._last_time_s: float | None = None
-        self._recording: int | None = None
         self._position_lost = False
         self._keys_lie = False
         self.strategy = plan.strategy
-        self.tally = Tally()
+        self.tally = self._good.tally
         self.orientation: Orientation | None = None
         self.pixel_aspect = 1.0
 
@@ -153,12 +114,12 @@ class Sampler:
     def _through(self, picks: deque[Pick]) -> Iterator[Taken]:
         best: tuple[float, av.VideoFrame] | None = None
         lost = False
-        for frame in self._frames():
+        for frame in self._good.following():
             if not self._usable(frame):
                 lost = True
                 continue
             time_s = self._frame_time(frame)
-            while picks and time_s >= picks[0].end_s - _SLACK_S:
+            while picks and time_s >= picks[0].end_s - SLACK_S:
                 pick = picks.popleft()
                 if best is not None:
                     yield self._take(pick, *best)
@@ -168,10 +129,10 @@ class Sampler:
             lost = False
             if not picks:
                 return
-            if time_s < picks[0].start_s - _SLACK_S:
+            if time_s < picks[0].start_s - SLACK_S:
                 continue
             best = (time_s, frame)
-            if time_s >= picks[0].target_s - _SLACK_S:
+            if time_s >= picks[0].target_s - SLACK_S:
                 yield self._take(picks.popleft(), *best)
                 best = None
                 if not picks:
@@ -198,9 +159,9 @@ class Sampler:
             # Two seeks in a row that gave nothing, and none before that did: not damage but false key frames. Neither
             # is it damage where nothing is missing and the decoder objects to nothing: with intra refresh it shows no
             # picture before it has recovered, which may take longer than a short slice.
-            unharmed = self.tally.faults == faults and not self._hole_ends_s
+            unharmed = self.tally.faults == faults and not self._good.misses_some
             unrecovered = (
-                unharmed and self._source.codec in _TELLS_WHEN_HEALED and pick.end_s - pick.start_s <= _RECOVERY_S
+                unharmed and self._source.codec in TELLS_WHEN_HEALED and pick.end_s - pick.start_s <= _RECOVERY_S
             )
             if self._keys_lie or (barren is not None and not landed) or unrecovered:
                 rest = picks[picks.index(barren) if barren is not None else number :]
@@ -222,7 +183,7 @@ class Sampler:
             packet = self._seek_key_in(pick)
             if packet is not None:
                 if not alone:
-                    self._pending.extend(self._decode(packet))
+                    self._good.take_up(packet)
                     return self._roll(pick)
                 taken = self._lone_key(pick, packet)
                 if taken is not None or self._keys_lie:
@@ -232,7 +193,7 @@ class Sampler:
         group = self._seek_key_before(min(key_s, pick.target_s), pick.end_s)
         if not group:
             return None
-        self._packets = itertools.chain(group, self._packets or ())
+        self._good.packets = itertools.chain(group, self._good.packets or ())
         return self._roll(pick)
 
     def _seek_key_in(self, pick: Pick) -> VideoPacket | None:
@@ -281,45 +242,40 @@ class Sampler:
             return self._seek_start()
         stream = self._source.stream
         stamp = (self._first_pts or 0) + math.floor(time_s / float(stream.time_base or 1))
-        self._forget_position()
+        self._move(None)
         try:
             self._source.seek(stamp)
         except MemoryError:
             raise
         except av.FFmpegError:
             return False
-        self._packets = packets_of(self._source)
+        self._good.packets = packets_of(self._source)
         return True
 
     def _seek_start(self) -> bool:
-        if self._packets is not None:
+        if self._good.packets is not None:
             self._source.reopen()
             self._configure()
-        self._forget_position()
-        self._packets = packets_of(self._source)
+        self._move(packets_of(self._source))
         return True
 
-    def _forget_position(self) -> None:
-        self._pending.clear()
-        self._packets = None
-        self._recording = None
+    def _move(self, packets: Iterator[VideoPacket] | None) -> None:
+        self._good.move(packets)
         self._last_time_s = None
-        self._latest_s = None
-        self._passes_over = self._heals = False
 
     def _timed_packets(self) -> Iterator[tuple[VideoPacket, float | None]]:
-        for packet in self._packets or ():
-            yield packet, self._time_of(_stamp_of(packet))
+        for packet in self._good.packets or ():
+            yield packet, self._time_of(stamp_of(packet))
 
     def _lone_key(self, pick: Pick, packet: VideoPacket) -> Taken | None:
         context = self._source.stream.codec_context
-        frames = [*self._decode(packet)]
-        if not frames and self._packets is not None and int(context.field_order) > _PROGRESSIVE:
+        frames = self._good.decode(packet)
+        if not frames and self._good.packets is not None and int(context.field_order) > _PROGRESSIVE:
             # The second field of an interlaced frame may travel in a packet of its own.
-            second = next(self._packets, None)
+            second = next(self._good.packets, None)
             if second is not None and not second.is_keyframe:
-                frames += self._decode(second)
-        frames += self._decode(None)
+                frames += self._good.decode(second)
+        frames += self._good.decode(None)
         context.flush_buffers()
         for frame in frames:
             if not self._usable(frame):
@@ -328,7 +284,7 @@ class Sampler:
                 self._keys_lie = True
                 return None
             time_s = self._frame_time(frame)
-            if pick.start_s - _SLACK_S <= time_s < pick.end_s:
+            if pick.start_s - SLACK_S <= time_s < pick.end_s:
                 return self._take(pick, time_s, frame)
         return None
 
@@ -336,124 +292,23 @@ class Sampler:
         """Decode on to the pick's frame."""
         best: tuple[float, av.VideoFrame] | None = None
         lost = False
-        for frame in self._frames():
+        for frame in self._good.following():
             if not self._usable(frame):
                 lost = True
                 continue
             time_s = self._frame_time(frame)
-            if time_s >= pick.end_s - _SLACK_S:
+            if time_s >= pick.end_s - SLACK_S:
                 # It belongs to a later slice, and what was lost may have belonged to the slices before that.
-                self._pending.extendleft((frame, None) if lost else (frame,))
+                self._good.put_back(*((None, frame) if lost else (frame,)))
                 self.tally.not_due += int(best is None and not lost and not pick.due)
                 break
             lost = False
-            if time_s < pick.start_s - _SLACK_S:
+            if time_s < pick.start_s - SLACK_S:
                 continue
             best = (time_s, frame)
-            if time_s >= pick.target_s - _SLACK_S:
+            if time_s >= pick.target_s - SLACK_S:
                 break
         return None if best is None else self._take(pick, *best)
-
-    # Packets into frames
-
-    def _frames(self) -> Iterator[av.VideoFrame | None]:
-        """Good frames from the decoder's place on, to the end of the stream; None: some were lost."""
-        if self._packets is None:
-            self._packets = packets_of(self._source)
-        at_end = False
-        while True:
-            while self._pending:
-                yield self._pending.popleft()
-            if at_end:
-                return
-            packet = next(self._packets, None)
-            at_end = packet is None
-            if packet is not None and self._begins_recording(packet):
-                # What refers to frames before this one must not be made of another recording's.
-                self._pending.extend(self._decode(None))
-                self._source.stream.codec_context.flush_buffers()
-            if packet is not None and self._follows_hole(packet):
-                self._pending.extend((*self._decode(None), None))
-                self._break_off()
-            if packet is not None and self._passes_over:
-                if not packet.is_keyframe:
-                    continue
-                self._passes_over, self._resumed_at = False, _stamp_of(packet)
-            self._pending.extend(self._decode(packet))
-
-    def _follows_hole(self, packet: VideoPacket) -> bool:
-        time_s = self._time_of(_stamp_of(packet)) if self._hole_ends_s else None
-        if time_s is None:
-            return False
-        before, self._latest_s = self._latest_s, max(time_s, self._latest_s or 0.0)
-        return before is not None and any(before < end_s - _SLACK_S <= time_s for end_s in self._hole_ends_s)
-
-    def _begins_recording(self, packet: VideoPacket) -> bool:
-        joins, before = self._source.joins, self._recording
-        if joins is None or packet.pos is None:
-            return False
-        self._recording = joins.recording_at(packet.pos)
-        return before is not None and before != self._recording
-
-    def _is_incomplete(self, packet: VideoPacket) -> bool:
-        """Whether the demuxer misses a part of a packet.
-
-        It also says so where one segment of a stream ends and the next one begins, which is nearly always at a key
-        frame; and where it is right there, nothing behind the key frame is made of it.
-        """
-        if not packet.is_corrupt:
-            return False
-        ahead = list(itertools.islice(self._packets or (), _SEGMENT_END_PACKETS))
-        self._packets = itertools.chain(ahead, self._packets or ())
-        return not any(following.is_keyframe for following in ahead)
-
-    def _decode(self, packet: VideoPacket | None) -> list[av.VideoFrame | None]:
-        """Good frames; None: some were lost."""
-        if packet is not None and self._is_incomplete(packet):
-            self.tally.corrupt += 1
-            self._break_off()
-            return [None]
-        try:
-            decoded = self._source.stream.codec_context.decode(packet)
-        except (MemoryError, EOFError) as error:
-            if isinstance(error, MemoryError):
-                raise
-            return []
-        except av.FFmpegError:
-            self.tally.errors += 1
-            self._break_off()
-            return [None]
-        frames: list[av.VideoFrame | None] = []
-        for frame in decoded:
-            if frame.is_corrupt:
-                self.tally.corrupt += 1
-                frames.append(None)
-                # While a picture heals, the frames before it is whole are called damaged too, but no key frame is.
-                if (frame.key_frame or not self._heals) and self._break_off():
-                    break
-            elif self._heals and not self._is_healed(frame):
-                frames.append(None)
-            else:
-                self._heals = False
-                frames.append(frame)
-        return frames
-
-    def _is_healed(self, frame: av.VideoFrame) -> bool:
-        stamp = _stamp_of(frame)
-        if stamp is not None and self._resumed_at is not None and stamp < self._resumed_at:
-            # It was in the decoder still, or is shown before the key frame and refers to what was lost.
-            return False
-        return bool(frame.key_frame) or self._source.codec in _TELLS_WHEN_HEALED
-
-    def _break_off(self) -> bool:
-        """Use nothing that is predicted from damaged or missing frames; returns whether anything might be."""
-        context = self._source.stream.codec_context
-        if context.codec.intra_only:
-            return False
-        context.flush_buffers()
-        self._passes_over = self._heals = True
-        self._resumed_at = None
-        return True
 
     def _usable(self, frame: av.VideoFrame | None) -> TypeGuard[av.VideoFrame]:
         if frame is None:
@@ -481,12 +336,8 @@ class Sampler:
         return float((stamp - self._first_pts) * unit)
 
     def _frame_time(self, frame: av.VideoFrame) -> float:
-        time_s = self._time_of(_stamp_of(frame))
+        time_s = self._time_of(stamp_of(frame))
         if time_s is None:
             time_s = 0.0 if self._last_time_s is None else self._last_time_s + self._source.frame_s
         self._last_time_s = time_s
         return time_s
-
-
-def _stamp_of(coded: VideoPacket | av.VideoFrame) -> int | None:
-    return coded.pts if coded.pts is not None else coded.dts

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dfwatch.config import FaceSettings, ReaderSettings
-    from dfwatch.decode.decoding import Taken, Tally
+    from dfwatch.decode.decoding import Taken
     from dfwatch.decode.demuxing import DescriptorFile
     from dfwatch.decode.frame_index import Survey
+    from dfwatch.decode.good_frames import Tally
     from dfwatch.decode.pictures import Picture
     from dfwatch.faces import FaceFinder
     from dfwatch.reading import CropSpec

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dfwatch.decode.decoding import Tally
+    from dfwatch.decode.good_frames import Tally
     from dfwatch.decode.holes import Hole
 
 LOW_SIDE_PX = 240
