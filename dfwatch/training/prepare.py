@@ -112,7 +112,7 @@ def _check_same_work(parts: str, sources: Sequence[Source], options: PrepareOpti
                     hint="use a new folder, or delete it",
                 )
         return
-    if os.listdir(parts):
+    if any(name.isdigit() for name in os.listdir(parts)):
         raise TrainingError(
             "resuming in", options.folder, "it holds pieces of unknown work", hint="use a new folder, or delete it"
         )

@@ -59,6 +59,13 @@ def test_a_killed_run_goes_on_and_ends_as_a_whole_one(tmp_path: Path, pictures: 
     assert not (tmp_path / "broken" / "parts").exists()
 
 
+def test_a_run_that_was_killed_before_its_first_piece_goes_on(tmp_path: Path, pictures: list[Source]) -> None:
+    options = PrepareOptions(folder=str(tmp_path / "out"), cut=WHOLE)
+    (tmp_path / "out" / "parts").mkdir(parents=True)
+    (tmp_path / "out" / "parts" / "work.sha256.part").write_text("half")
+    assert len(prepare(pictures, options).records) == 25
+
+
 def test_pieces_of_other_work_are_not_mixed_in(tmp_path: Path, pictures: list[Source]) -> None:
     options = PrepareOptions(folder=str(tmp_path / "out"), cut=WHOLE, chunk=7)
 
