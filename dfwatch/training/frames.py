@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".flv", ".wmv", ".ts", ".3gp"})
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -55,9 +55,9 @@ def shown_videos(paths: Sequence[str], root: str) -> dict[str, Shown]:
             found[path] = Shown(_stem(path), relative)
         else:
             loose.append((path, relative))
-    names = {without_number(_stem(path)) for path, _ in loose}
+    names = {_without_number(_stem(path)) for path, _ in loose}
     for path, relative in loose:
-        name = without_number(_stem(path))
+        name = _without_number(_stem(path))
         if len(names) > 1 and name != _stem(path):
             found[path] = Shown(name, os.path.join(os.path.dirname(relative), name))
         else:
@@ -65,7 +65,30 @@ def shown_videos(paths: Sequence[str], root: str) -> dict[str, Shown]:
     return found
 
 
-def without_number(stem: str) -> str:
+def shown_by_name(relative: str, is_name: Callable[[str], object]) -> Shown:
+    """Tell which video a file shows, in a data set whose videos have names of a known form.
+
+    A picture is a frame of the folder above it that is called like a video, else of what its own name says.
+
+    Args:
+        relative: Path of the file within the data set.
+        is_name: Whether a name is that of a video.
+    """
+    if is_video(relative):
+        return Shown(_stem(relative), relative)
+    above = parent = os.path.dirname(relative)
+    while above:
+        if is_name(os.path.basename(above)):
+            return Shown(os.path.basename(above), above)
+        above = os.path.dirname(above)
+    stem = _stem(relative)
+    # A video's name may end in a number of its own: FaceForensics++'s 000_003.
+    if not is_name(stem):
+        stem = os.path.basename(parent) if stem.isdecimal() and parent else _without_number(stem)
+    return Shown(stem, os.path.join(parent, stem))
+
+
+def _without_number(stem: str) -> str:
     """A picture's name without the frame number at its end; one that is nothing but a number is left as it is."""
     match = _NUMBERED.fullmatch(stem)
     return match[1] if match else stem

@@ -13,12 +13,12 @@ import json
 import os
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dfwatch.errors import TrainingError
 from dfwatch.training.crops import Source
-from dfwatch.training.frames import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Shown, is_video, shown_videos, without_number
+from dfwatch.training.frames import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Shown, is_video, shown_by_name, shown_videos
 from dfwatch.training.splits import SPLITS
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class DataSet:
     """
 
     sources: list[Source]
-    left_out: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str]
 
 
 def scan(layout: str, root: str) -> DataSet:
@@ -101,16 +101,16 @@ def ffpp(root: str, _left_out: Counter[str]) -> Iterator[Source]:
     split_of, group_of = _ffpp_splits(root)
     for part, label in (("original_sequences", "REAL"), ("manipulated_sequences", "FAKE")):
         for path in _media(os.path.join(root, part)):
-            pieces = os.path.relpath(path, os.path.join(root, part)).split(os.sep)
-            name, place = _frame_of(pieces, _ffpp_target)
-            target = _ffpp_target(name) or name
+            relative = os.path.relpath(path, os.path.join(root, part))
+            shown = shown_by_name(relative, _ffpp_target)
+            target = _ffpp_target(shown.name) or shown.name
             yield Source(
                 path=path,
                 label=label,
                 group=f"ffpp:{group_of.get(target, target)}",
                 source="ffpp",
-                video="/".join(place),
-                manipulation=pieces[0] if label == "FAKE" else "",
+                video=shown.path,
+                manipulation=relative.split(os.sep)[0] if label == "FAKE" else "",
                 split=split_of.get(target, ""),
             )
 
@@ -121,20 +121,6 @@ def _ffpp_target(name: str) -> str:
         return name[:3]
     actor = re.match(r"(\d{2})(_\d{2})?__", name)
     return f"actor{actor[1]}" if actor else ""
-
-
-def _frame_of(pieces: list[str], is_name: Callable[[str], object]) -> tuple[str, list[str]]:
-    """Return the name of the video that a file shows and where it lies: for a picture, what is called like a video."""
-    stem = os.path.splitext(pieces[-1])[0]
-    if is_video(pieces[-1]):
-        return stem, pieces
-    for end in range(len(pieces) - 1, 0, -1):
-        if is_name(pieces[end - 1]):
-            return pieces[end - 1], pieces[:end]
-    bare = without_number(stem)
-    if not is_name(stem):
-        stem = bare if is_name(bare) or not stem.isdecimal() else pieces[-2]
-    return stem, [*pieces[:-1], stem]
 
 
 def _ffpp_splits(root: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -171,8 +157,8 @@ def celebdf(root: str, left_out: Counter[str]) -> Iterator[Source]:
     test_groups = {_celebdf_group(name) for name in testing}
     for folder, label in (("Celeb-real", "REAL"), ("YouTube-real", "REAL"), ("Celeb-synthesis", "FAKE")):
         for path in _media(os.path.join(root, folder)):
-            name, place = _frame_of(os.path.relpath(path, root).split(os.sep), _CELEBDF_NAME.fullmatch)
-            video = f"{folder}/{place[-1] if is_video(path) else f'{name}.mp4'}"
+            shown = shown_by_name(os.path.relpath(path, root), _CELEBDF_NAME.fullmatch)
+            video = f"{folder}/{os.path.basename(path) if is_video(path) else f'{shown.name}.mp4'}"
             if testing.get(video, label) != label:
                 raise TrainingError("reading the data set", list_path, f"{video} is listed as {testing[video]}")
             group = _celebdf_group(video)

@@ -208,6 +208,13 @@ def test_frames_of_faceforensics_follow_their_video(tmp_path: Path, frame: str) 
     assert (Path(real.video).name, Path(fake.video).name) == ("071", "071_054")
 
 
+def test_pictures_of_no_known_name_stand_for_themselves_or_for_their_folder(tmp_path: Path) -> None:
+    names = ("0001.png", "odd/0001.png", "odd/0002.png", "odd_0003.png")
+    touch(tmp_path, *(f"original_sequences/{name}" for name in names))
+    found = layouts.scan("ffpp", str(tmp_path)).sources
+    assert [source.group for source in found] == ["ffpp:0001", "ffpp:odd", "ffpp:odd", "ffpp:odd"]
+
+
 @pytest.mark.parametrize("frame", ["{video}/0007.png", "{video}_0007.png"])
 def test_frames_of_celeb_df_follow_their_video_and_the_list(tmp_path: Path, frame: str) -> None:
     names = ("Celeb-real/{}", "id0_0001"), ("Celeb-synthesis/{}", "id3_id5_0004"), ("YouTube-real/{}", "00012")
