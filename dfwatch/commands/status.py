@@ -129,10 +129,7 @@ def gather(root: str, last: int) -> dict[str, Any]:
 
     layout = Layout(root)
     pid = holder_of(layout.lock)
-    told = health.read(layout.health) if pid is not None else None
-    if told is not None and pid and told.get("pid") != pid:
-        # What another run said; this one is still loading its model.
-        told = None
+    told = health.read(layout.health, of=pid) if pid is not None else None
     counts: dict[str, int] = {}
     verdicts: dict[str, int] = {}
     unfinished: list[JobRow] = []

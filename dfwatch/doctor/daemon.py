@@ -29,8 +29,8 @@ def running(layout: Layout) -> Finding:
     pid = holder_of(layout.lock)
     if pid is None:
         return ok(name, "none runs on this root")
-    told = health.read(layout.health)
-    if told is None or told.get("pid") != pid:
+    told = health.read(layout.health, of=pid) if pid else None
+    if told is None:
         return ok(name, f"running (pid {pid}), has not said yet how it is")
     found = f"running (pid {pid}) since {told.get('started_at')}, {told.get('model')} on {told.get('device')}"
     if told.get("late"):

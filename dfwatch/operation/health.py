@@ -91,11 +91,18 @@ def write(path: str, health: Health) -> None:
             stream.truncate()
 
 
-def read(path: str) -> dict[str, Any] | None:
-    """What the daemon last wrote; None where there is nothing readable."""
+def read(path: str, *, of: int = 0) -> dict[str, Any] | None:
+    """What the daemon last wrote; None where there is nothing readable.
+
+    Args:
+        path: The file.
+        of: Process that must have written it, because another run may have left it there; 0: whichever.
+    """
     try:
         with open(path, encoding="utf-8") as stream:
             loaded = json.load(stream)
     except (OSError, ValueError):
         return None
-    return loaded if isinstance(loaded, dict) else None
+    if not isinstance(loaded, dict) or (of and loaded.get("pid") != of):
+        return None
+    return loaded

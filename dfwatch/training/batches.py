@@ -105,8 +105,7 @@ def open_pools(
 def rows_of(pools: Pools) -> dict[tuple[str, str, int], tuple[Item, int]]:
     """Number the crops of the pools: each with its row, by key, in an order that depends on nothing else."""
     found: dict[tuple[str, str, int], tuple[Item, int]] = {}
-    fakes = (item for items in pools.fakes_of.values() for item in items)
-    for item in (*pools.reals, *fakes, *pools.blendable, *pools.unlabelled):
+    for item in (*pools.reals, *pools.fakes, *pools.blendable, *pools.unlabelled):
         found.setdefault(item.key, (item, len(found)))
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -55,6 +56,11 @@ class Pools:
     orphans: tuple[str, ...]
     blendable: tuple[Item, ...]
     unlabelled: tuple[Item, ...]
+
+    @property
+    def fakes(self) -> tuple[Item, ...]:
+        """All fakes, group by group."""
+        return tuple(itertools.chain.from_iterable(self.fakes_of.values()))
 
     @property
     def groups(self) -> frozenset[str]:
@@ -114,8 +120,7 @@ class Deck:
 def data_digest(pools: Pools, measured: Sequence[Item]) -> str:
     """SHA-256 of all that a run learns from and is measured on, in hexadecimal; where the packs lie does not matter."""
     digest = hashlib.sha256()
-    fakes = (item for items in pools.fakes_of.values() for item in items)
-    for part in (pools.reals, fakes, pools.blendable, pools.unlabelled, measured):
+    for part in (pools.reals, pools.fakes, pools.blendable, pools.unlabelled, measured):
         for item in part:
             digest.update(repr(item.record).encode("utf-8", "surrogateescape"))
         digest.update(b"|")

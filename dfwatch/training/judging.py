@@ -12,6 +12,7 @@ import numpy as np
 from dfwatch.errors import TrainingError
 from dfwatch.models.bundle import group_hash
 from dfwatch.training.batches import plain_crops
+from dfwatch.training.summary import FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -231,7 +232,7 @@ def judge_videos(
                 manipulation=source.manipulation,
                 p_raw=float("nan") if p_raw is None else float(p_raw),
                 p_fake=float("nan") if p_fake is None else float(p_fake),
-                verdict=str(document.get("verdict") or "FAILED"),
+                verdict=str(document.get("verdict") or FAILED),
                 faces=sum(len(track["frames"]) for track in document.get("tracks") or ()),
                 picture=picture,
             )

@@ -29,8 +29,8 @@ class Interval:
     """A figure with the 95 % interval of a bootstrap over groups; NaN where it cannot be computed."""
 
     value: float
-    low: float
-    high: float
+    low: float = float("nan")
+    high: float = float("nan")
 
     def __str__(self) -> str:
         if np.isnan(self.value):
@@ -208,7 +208,7 @@ def bootstrap(
     for label, group in zip(labels, groups, strict=True):
         of_label[int(label)].add(group)
     if np.isnan(value) or min(map(len, of_label.values())) < FEWEST_GROUPS:
-        return Interval(value, float("nan"), float("nan"))
+        return Interval(value)
     rng = np.random.default_rng(seed)
     values = []
     for _ in range(rounds):
@@ -216,6 +216,6 @@ def bootstrap(
         values.append(metric(labels[drawn], scores[drawn]))
     usable = np.array(values)[~np.isnan(values)]
     if len(usable) < rounds / 2:
-        return Interval(value, float("nan"), float("nan"))
+        return Interval(value)
     low, high = np.quantile(usable, [0.025, 0.975])
     return Interval(value, float(low), float(high))

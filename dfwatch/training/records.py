@@ -8,14 +8,13 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from dfwatch.errors import TrainingError
+from dfwatch.training.splits import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 INDEX_NAME = "index.csv"
 LABELS = ("REAL", "FAKE")
-# Of a split; empty: the group's hash decides.
-PARTS = ("", "train", "select", "test")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +101,7 @@ def _to_text(value: object) -> str:
 def _from_row(row: dict[str, str]) -> Record:
     if row["label"] not in LABELS:
         raise ValueError(f"label {row['label']!r}")
-    if row["split"] not in PARTS:
+    if row["split"] and row["split"] not in SPLITS:
         raise ValueError(f"split {row['split']!r}")
     x, y, width, height = (float(part) for part in row["box"].split())
     return Record(

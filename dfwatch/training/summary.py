@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from dfwatch.models.bundle import Bundle
     from dfwatch.training.judging import Judged
 
+    Metric = Callable[[NDArray[np.int64], NDArray[np.float64]], float]
+
 OTHER_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 RARE_SHARE = 0.01
 FAILED = "FAILED"
@@ -122,17 +124,15 @@ def summarise(title: str, judged: Sequence[Judged], *, full: bool = True, rounds
     scored = [item for item in judged if not np.isnan(item.p_fake)]
     labels, p_fake, groups = arrays(scored)
     called = calls(scored)
-    figures: dict[str, Interval] = {}
 
-    def add(values: NDArray[np.float64], **chosen: Callable[[NDArray[np.int64], NDArray[np.float64]], float]) -> None:
-        for name, metric in chosen.items():
-            figures[name] = bootstrap(metric, labels, values, groups, rounds=rounds)
+    def intervals(values: NDArray[np.float64], chosen: dict[str, Metric]) -> dict[str, Interval]:
+        return {name: bootstrap(metric, labels, values, groups, rounds=rounds) for name, metric in chosen.items()}
 
-    add(p_fake, AUC=metrics.auc)
+    figures = intervals(p_fake, {"AUC": metrics.auc})
     if full:
-        add(
+        figures |= intervals(
             p_fake,
-            **{
+            {
                 "average precision": metrics.average_precision,
                 "EER": metrics.equal_error_rate,
                 "TPR at 1 % FPR": metrics.hits_at_false_alarms,
@@ -140,19 +140,24 @@ def summarise(title: str, judged: Sequence[Judged], *, full: bool = True, rounds
             },
         )
         # A bootstrap adds to what chance does to an ECE already, and its interval would miss the truth.
-        nothing = float("nan")
-        figures["ECE"] = Interval(metrics.expected_calibration_error(labels, p_fake), nothing, nothing)
-        figures["ECE if calibrated"] = Interval(metrics.expected_of_calibrated(p_fake), nothing, nothing)
-        add(
+        figures["ECE"] = Interval(metrics.expected_calibration_error(labels, p_fake))
+        figures["ECE if calibrated"] = Interval(metrics.expected_of_calibrated(p_fake))
+        figures |= intervals(
             called,
-            **{
+            {
                 "balanced accuracy": metrics.balanced_accuracy,
                 "coverage": metrics.coverage,
                 "accuracy of the decided": metrics.accuracy_of_decided,
             },
         )
-    rates = {"reals called FAKE": metrics.false_alarms, "fakes called FAKE": metrics.hits}
-    add(called, **rates, **{"fakes called REAL": metrics.misses})
+    figures |= intervals(
+        called,
+        {
+            "reals called FAKE": metrics.false_alarms,
+            "fakes called FAKE": metrics.hits,
+            "fakes called REAL": metrics.misses,
+        },
+    )
     unreadable = sum(item.verdict == FAILED for item in judged)
     return Summary(
         title=title,

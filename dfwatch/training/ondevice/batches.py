@@ -51,7 +51,7 @@ class DeviceBatchMaker:
         labelled = any(batch.labelled for batch in used)
         wanted = [
             *(item for item in pools.reals if labelled),
-            *(item for items in pools.fakes_of.values() for item in items if labelled),
+            *(item for item in pools.fakes if labelled),
             *(item for item in pools.blendable if any(batch.blended for batch in used)),
             *(item for item in pools.unlabelled if any(batch.unlabelled for batch in used)),
         ]
