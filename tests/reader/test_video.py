@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dfwatch.decode.decoding import Sampler
+from dfwatch.decode.good_frames import GoodFrames
 from tests.clips import loop_clip, make_clip
 from tests.reader.helpers import read, sample
 
@@ -211,14 +211,14 @@ def test_no_duration_in_the_header(folder: Path) -> None:
 
 def test_cost_does_not_grow_with_duration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
-    decode = Sampler._decode
+    decode = GoodFrames.decode
 
-    def counted(self: Sampler, packet: Any) -> Any:
+    def counted(self: GoodFrames, packet: Any) -> Any:
         nonlocal calls
         calls += 1
         return decode(self, packet)
 
-    monkeypatch.setattr(Sampler, "_decode", counted)
+    monkeypatch.setattr(GoodFrames, "decode", counted)
     counts = []
     for times in (10, 400):
         path = loop_clip(clip(folder, "h264.mp4"), folder / f"{times}.mp4", times)
