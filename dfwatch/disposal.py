@@ -18,6 +18,7 @@ from dfwatch.storage.durable import fsync_folder, rename_new
 from dfwatch.storage.placement import (
     NEXT_NAME,
     action_for,
+    folders,
     make_folder,
     make_own_folder,
     media_base,
@@ -126,10 +127,10 @@ def locate_media(layout: Layout, row: JobRow, outcome: OutcomeSettings) -> str |
 
 def _find(layout: Layout, dropped: DroppedName, job_id: str, sha256: str | None, size_bytes: int | None) -> str | None:
     # Everywhere, because the settings may be others by now than those under which it was put away.
-    folders = [os.path.join(layout.inbox, dropped.folder)]
+    within = [os.path.join(layout.inbox, dropped.folder)]
     for base in media_bases(layout):
-        folders += [os.path.join(base, dropped.folder), os.path.join(base, job_id)]
-    for folder in folders:
+        within += folders(base, dropped, job_id)
+    for folder in within:
         for name in media_names(dropped.name, sha256, job_id):
             path = os.path.join(folder, name)
             if _is_it(path, sha256, size_bytes):

@@ -13,7 +13,7 @@ from dfwatch.document import encode
 from dfwatch.errors import StorageError
 from dfwatch.inbox.beneath import UNTRUSTED_FILE
 from dfwatch.storage.durable import fsync_folder, write_new
-from dfwatch.storage.placement import NEXT_NAME, make_folder, sidecar_names
+from dfwatch.storage.placement import NEXT_NAME, folders, make_folder, sidecar_names
 
 if TYPE_CHECKING:
     from dfwatch.storage.layout import DroppedName
@@ -40,7 +40,13 @@ class Place:
 
     def paths(self) -> list[str]:
         """Paths in the order in which they are tried; makes the folder."""
-        folder = make_folder(self.base, self.dropped, self.job_id)
+        return self._in(make_folder(self.base, self.dropped, self.job_id))
+
+    def known_paths(self) -> list[str]:
+        """Every path at which it may lie; makes nothing."""
+        return [path for folder in folders(self.base, self.dropped, self.job_id) for path in self._in(folder)]
+
+    def _in(self, folder: str) -> list[str]:
         return [os.path.join(folder, name) for name in sidecar_names(self.dropped.name, self.sha256, self.job_id)]
 
 
@@ -82,8 +88,8 @@ def find(place: Place) -> tuple[str, dict[str, Any]] | None:
         StorageError: The disk failed, so that it cannot be told.
     """
     try:
-        for path in place.paths():
-            document = _load(path, place.job_id)
+        for path in place.known_paths():
+            document = _load(path, place.job_id) if _lets_in(os.path.dirname(path)) else None
             if document is not None:
                 return path, document
     except OSError as exc:
@@ -102,6 +108,20 @@ def is_of(path: str, job_id: str) -> bool:
     return _load(path, job_id) is not None
 
 
+def _lets_in(folder: str) -> bool:
+    """False for a folder that was closed to us: no sidecar is put there (``make_folder``), and none is waited for.
+
+    Whatever else is wrong with it may pass, so that it cannot be told what lies there.
+    """
+    try:
+        os.stat(os.path.join(folder, "."))
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _load(path: str, job_id: str) -> dict[str, Any] | None:
     """This job's sidecar; None for whatever else lies there, which may be anything that somebody dropped.
 
@@ -113,7 +133,7 @@ def _load(path: str, job_id: str) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as exc:
-        if exc.errno == errno.ENAMETOOLONG:
+        if exc.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             return None
         raise
     if not stat.S_ISREG(there.st_mode):

@@ -110,7 +110,15 @@ def _look_and_rename(source: str, target: str) -> None:
 
 def fsync_folder(path: str) -> None:
     """Make the entries of a folder durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        # Who may write a folder need not be allowed to read it, and what cannot be opened goes to the disk only with
+        # everything else.
+        if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+            raise
+        os.sync()
+        return
     try:
         os.fsync(fd)
     finally:

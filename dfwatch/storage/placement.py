@@ -11,12 +11,17 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+import structlog
+
+from dfwatch.printable import printable
 from dfwatch.reasons import Label, Status
 from dfwatch.storage.durable import NAME_MAX_BYTES, fitting_name, fsync_folder
 
 if TYPE_CHECKING:
     from dfwatch.config import OutcomeSettings
     from dfwatch.storage.layout import DroppedName, Layout
+
+_log = structlog.get_logger(__name__)
 
 _FOLDER_OF_STATUS = {
     Status.DONE: "done",
@@ -82,18 +87,30 @@ def media_names(name: str, sha256: str | None, job_id: str) -> list[str]:
     return [name, *(fitting_name(stem, suffix) for suffix in (*digest, f".{job_id}{ending}")), job_id]
 
 
+def folders(base: str, dropped: DroppedName, job_id: str) -> tuple[str, str]:
+    """Where below ``base`` things of a job may lie: the subfolder ``dropped.folder``, and the job's own folder."""
+    return os.path.join(base, dropped.folder) if dropped.folder else base, os.path.join(base, job_id)
+
+
 def make_folder(base: str, dropped: DroppedName, job_id: str) -> str:
     """Make the subfolder ``dropped.folder`` below ``base``, durably; the job's own folder where that is impossible.
 
-    It is impossible where a file already has the name of one of its parts, or where the path gets too long.
+    It is impossible where a file already has the name of one of its parts, where the path gets too long, and where
+    somebody closed it to us: were one closed folder waited for, its files would hold up all others.
     """
-    wanted = os.path.join(base, dropped.folder) if dropped.folder else base
+    wanted, _ = folders(base, dropped, job_id)
     try:
         if len(os.fsencode(wanted)) <= _LONGEST_FOLDER_BYTES:
             _make_durable(wanted)
-            return wanted
+            if wanted == base or not _is_closed(wanted):
+                return wanted
+            _tell_closed(wanted, job_id)
     except (FileExistsError, NotADirectoryError):
         pass
+    except PermissionError:
+        if wanted == base:
+            raise
+        _tell_closed(wanted, job_id)
     except OSError as exc:
         if exc.errno != errno.ENAMETOOLONG:
             raise
@@ -105,6 +122,15 @@ def make_own_folder(base: str, job_id: str) -> str:
     folder = os.path.join(base, job_id)
     _make_durable(folder)
     return folder
+
+
+def _tell_closed(folder: str, job_id: str) -> None:
+    _log.warning("a folder is closed to the service, so a job got one of its own", folder=printable(folder), job=job_id)
+
+
+def _is_closed(folder: str) -> bool:
+    """Whether we may not make files in a folder, however often we try."""
+    return not os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
 
 
 def _make_durable(path: str) -> None:
