@@ -454,9 +454,17 @@ while capture.read()[0]:
     pass
 cv2.imread("missing.jpg")
 """
+    # Without what a command that another test ran in this process has silenced.
+    plain = {key: value for key, value in os.environ.items() if not key.startswith(("OPENCV_", "AV_LOG_"))}
     spoken = {
         when: subprocess.run(
-            [sys.executable, "-c", code, when], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path
+            [sys.executable, "-c", code, when],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            cwd=tmp_path,
+            env=plain,
         )
         for when in ("never", "before", "after")
     }
