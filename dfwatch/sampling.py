@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # A seek empties the decoder's pipeline and makes the demuxer read anew; a key frame is larger than the others.
 SEEK_COST = 2.0
 KEY_COST = 2.0
-# A run of frames to which no other frame refers is seldom longer than this.
+# A run of frames to which no other frame refers is seldom longer than this; where one is, the sampler notices.
 REFERENCE_FRAMES = 8
 WORTH_HOPPING = 0.85
 

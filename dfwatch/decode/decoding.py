@@ -75,6 +75,7 @@ class Sampler:
         self._last_time_s: float | None = None
         self._position_lost = False
         self._keys_lie = False
+        self._leaves_out = plan.reference_only
         self.strategy = plan.strategy
         self.tally = self._good.tally
         self.orientation: Orientation | None = None
@@ -84,7 +85,8 @@ class Sampler:
         """The planned frames that could be decoded, in order of time.
 
         A damaged frame is passed over for the next good one of its slice. Where the container calls every frame a key
-        frame, the rest is read straight through.
+        frame, the rest is read straight through. Where a slice holds only frames to which no other frame refers, none
+        is left out from there on.
 
         Raises:
             RefusedError: A frame has more pixels than its header said and than are allowed.
@@ -106,12 +108,23 @@ class Sampler:
         # Frame threads delay every frame, which costs most when frames are fetched one by one.
         rolls = not self._plan.hops or any(not pick.is_key for pick in self._plan.picks)
         context.thread_type = "FRAME" if rolls and threads > 1 else "SLICE"
-        if self._plan.reference_only:
-            context.skip_frame = "NONREF"
+        context.skip_frame = "NONREF" if self._leaves_out else "DEFAULT"
 
     # Reading straight through
 
     def _through(self, picks: deque[Pick]) -> Iterator[Taken]:
+        errors, corrupt = self.tally.errors, self.tally.corrupt
+        yield from self._read_on(picks)
+        if picks and self._leaves_out:
+            # Nothing tells before how many frames in a row no other refers to: encoders may make it any number.
+            self._leaves_out = False
+            # What was met on the way is met again.
+            self.tally.errors, self.tally.corrupt = errors, corrupt
+            self._seek_start()
+            yield from self._read_on(picks)
+
+    def _read_on(self, picks: deque[Pick]) -> Iterator[Taken]:
+        """The picks' frames, as far as the frames that are not left out give them; the others stay in ``picks``."""
         best: tuple[float, av.VideoFrame] | None = None
         lost = False
         for frame in self._good.following():
@@ -120,6 +133,8 @@ class Sampler:
                 continue
             time_s = self._frame_time(frame)
             while picks and time_s >= picks[0].end_s - SLACK_S:
+                if best is None and not lost and self._leaves_out:
+                    return
                 pick = picks.popleft()
                 if best is not None:
                     yield self._take(pick, *best)
@@ -147,8 +162,15 @@ class Sampler:
         barren: Pick | None = None
         for number, pick in enumerate(picks):
             last = number + 1 == len(picks)
-            faults = self.tally.faults
-            taken = self._hop(pick, alone=last or picks[number + 1].key_s is not None)
+            alone = last or picks[number + 1].key_s is not None
+            faults, not_due = self.tally.faults, self.tally.not_due
+            taken = self._hop(pick, alone=alone)
+            if taken is None and self._leaves_out and self._is_unharmed(faults):
+                self._leaves_out = False
+                self._source.stream.codec_context.skip_frame = "DEFAULT"
+                self.tally.not_due = not_due
+                self._position_lost = True
+                taken = self._hop(pick, alone=alone)
             if taken is not None:
                 landed = landed or bool(pick.key_s)
                 barren = None
@@ -159,9 +181,10 @@ class Sampler:
             # Two seeks in a row that gave nothing, and none before that did: not damage but false key frames. Neither
             # is it damage where nothing is missing and the decoder objects to nothing: with intra refresh it shows no
             # picture before it has recovered, which may take longer than a short slice.
-            unharmed = self.tally.faults == faults and not self._good.misses_some
             unrecovered = (
-                unharmed and self._source.codec in TELLS_WHEN_HEALED and pick.end_s - pick.start_s <= _RECOVERY_S
+                self._is_unharmed(faults)
+                and self._source.codec in TELLS_WHEN_HEALED
+                and pick.end_s - pick.start_s <= _RECOVERY_S
             )
             if self._keys_lie or (barren is not None and not landed) or unrecovered:
                 rest = picks[picks.index(barren) if barren is not None else number :]
@@ -172,6 +195,10 @@ class Sampler:
             barren = barren or pick
             # A pick that wanted to go on from here has to seek itself.
             self._position_lost = True
+
+    def _is_unharmed(self, faults: int) -> bool:
+        """Whether nothing is missing, and the decoder has objected to nothing since there were so many faults."""
+        return self.tally.faults == faults and not self._good.misses_some
 
     def _hop(self, pick: Pick, *, alone: bool) -> Taken | None:
         """The frame of one pick; ``alone``: the next pick seeks too, so nothing need be kept in the decoder."""
