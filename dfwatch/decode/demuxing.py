@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _Packet = TypeVar("_Packet", bound="av.Packet[Any]")
 
 IO_BUFFER_BYTES = 64 * 1024
-_UNKNOWN_FRAME_S = 0.04
+UNKNOWN_FRAME_S = 0.04
 # These have no index, and a seek ends at any packet near the time, often behind the key frame that is wanted.
 SEEKS_BY_GUESS = frozenset({"mpegts", "mpeg"})
 STILL_FORMATS = frozenset({"jpeg_pipe", "png_pipe", "webp_pipe", "image2"})
@@ -323,7 +323,7 @@ class Source:
     def frame_s(self) -> float:
         """Usual duration of a frame, in seconds."""
         rate = self.stream.average_rate or self.stream.guessed_rate
-        return 1 / float(rate) if rate else _UNKNOWN_FRAME_S
+        return 1 / float(rate) if rate else UNKNOWN_FRAME_S
 
     def _check_encryption(self) -> None:
         # Without its keys FFmpeg knows an encrypted stream's codec sometimes, and its pictures never.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import struct
+import math
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, overload
 
 import av
@@ -14,12 +14,15 @@ import numpy as np
 
 from dfwatch.decode.avi import chunks_beside_holes
 from dfwatch.decode.demuxing import SEEKS_BY_GUESS, all_packets_of, packets_of
+from dfwatch.decode.durations import MAX_FRAMES_PER_S, is_of_whole_file, lone_frame_s, playing_time, stated_duration
 from dfwatch.decode.holes import LOST_SHARE, REORDERED_PACKETS, Hole, PacketLog
 from dfwatch.decode.joins import find_joins, may_be_joined
 from dfwatch.inbox.containers import declared_length
 from dfwatch.sampling import FrameIndex, ListedFrames
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from dfwatch.decode.demuxing import Source
 
 # Demuxing a file of this size takes less time than decoding a few frames of it.
@@ -27,18 +30,12 @@ DEMUX_LIMIT_BYTES = 64 * 1024 * 1024
 # More packets than this are counted, but only their key frames are remembered.
 LISTED_PACKETS = 1_000_000
 # Formats whose header lists every frame; of the others only key frames may be listed, or nothing.
-MAX_STATED_S = 1e9
-ASF_HEADER_BYTES = 64 * 1024
-MAX_FRAMES_PER_S = 240.0
 # Places of a long stream without an index at which its time stamps are looked at.
 PROBED_PLACES = 64
 # Longer lists of key frames are not read through.
 READ_ENTRIES = 4096
-_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _LISTS_ALL = ("mov", "avi", "mxf")
 _LISTS_KEYS = ("matroska", "flv")
-# Of these, some writers state when the last frame ends, others how long they play.
-_MAY_STATE_END = ("matroska", "flv", "asf")
 
 
 class EntryIndex:
@@ -49,6 +46,10 @@ class EntryIndex:
     Args:
         stream: A stream whose index is complete.
         duration_s: Playing time that the container states; used to tell the last frame's duration.
+
+    Attributes:
+        duration_s: Playing time: what is stated, or what the list gives where the two do not fit.
+        fits: Whether they do.
     """
 
     def __init__(self, stream: av.VideoStream, duration_s: float) -> None:
@@ -65,8 +66,8 @@ class EntryIndex:
         last_s = self.time_s(self._length - 1)
         step = last_s / (self._length - 1) if self._length > 1 else duration_s
         # A statement that fits tells more than the list: it knows the last frame's duration and the edit list.
-        fits = last_s - 2 * step <= duration_s <= last_s + 20 * step + 1
-        self.duration_s = duration_s if fits and duration_s > 0 else last_s + step
+        self.fits = duration_s > 0 and last_s - 2 * step <= duration_s <= last_s + 20 * step + 1
+        self.duration_s = duration_s if self.fits else last_s + step
 
     def _entry(self, position: int) -> av.index.IndexEntry:
         return self._entries[self._offset + position]
@@ -166,6 +167,8 @@ class Survey:
         holes: Playing time without a frame, where every packet was read, or listed.
         misplaced_share: Share of the frames that come after frames shown later, 0 to 1, as far as was looked.
         recordings: How many, each with time stamps of its own, were put one after another.
+        sound_s: Playing time of the file's other streams, where the header states more than the frames cover, and of
+            the whole file; 0 where it was not looked at.
     """
 
     index: FrameIndex | None
@@ -179,6 +182,7 @@ class Survey:
     holes: tuple[Hole, ...] = ()
     misplaced_share: float = 0.0
     recordings: int = 1
+    sound_s: float = 0.0
 
     @property
     def is_listed(self) -> bool:
@@ -194,13 +198,13 @@ def survey(source: Source, slices: int) -> Survey:
         slices: Into how many slices the playing time will be cut.
     """
     stream, name, size = source.stream, source.container.format.name, source.file.size_bytes
-    stated = _stated_duration(source)
+    stated = stated_duration(source)
     entries = len(stream.index_entries)
     if name.startswith("avi") and entries > 1:
         beside = _beside_holes(source, stated, slices)
         if beside is not None:
             return beside
-    if name.startswith(_LISTS_ALL) and entries > 1 and stream.frames and entries >= 0.5 * stream.frames:
+    if name.startswith(_LISTS_ALL) and entries > 1 and stream.frames and _listed(source) >= 0.5 * stream.frames:
         if name.startswith("avi"):
             # AVI lists decoding times; of a stream with B frames the first frame is shown later than time 0.
             first = _first_stamp(source)
@@ -209,15 +213,27 @@ def survey(source: Source, slices: int) -> Survey:
         else:
             first = stream.start_time
         index = EntryIndex(stream, stated or 0.0)
-        return Survey(index, first, index.duration_s, index.end_inside(size), stated, lists_all=True)
+        present_s = index.end_inside(size)
+        if name.startswith("mov") and stated and not index.fits and size <= DEMUX_LIMIT_BYTES:
+            # Where one frame is shown for long, B frames may be decoded as long before they are shown.
+            is_whole = present_s == index.duration_s
+            return replace(_demux_all(source, stated, slices), lists_all=is_whole)
+        return Survey(index, first, index.duration_s, present_s, stated, lists_all=True)
     if size > DEMUX_LIMIT_BYTES and stated:
         lists_keys = any(part in name for part in _LISTS_KEYS) and _read_entries(source, stated)
-        stated = _playing_time(source, stated, _last_entry_s(stream) if lists_keys else 0.0)
+        stated = playing_time(source, stated, _last_entry_s(stream) if lists_keys else 0.0)
         keys = _listed_keys(source, stated) if lists_keys else None
         if name not in SEEKS_BY_GUESS or not _may_be_joined(source):
             return Survey(keys, stream.start_time, stated, None, stated, moved=True)
         source.reopen()
     return _demux_all(source, stated, slices)
+
+
+def _listed(source: Source) -> int:
+    """Number of frames that the container's list covers; AVI numbers those that are empty, and lists the others."""
+    entries = source.stream.index_entries
+    is_avi = source.container.format.name.startswith("avi")
+    return max(len(entries), entries[-1].timestamp + 1) if is_avi else len(entries)
 
 
 def _beside_holes(source: Source, stated: float | None, slices: int) -> Survey | None:
@@ -271,51 +287,6 @@ def _may_be_joined(source: Source) -> bool:
         if stamp is not None:
             stamps.append(stamp)
     return may_be_joined(stamps, float(stream.time_base or 1), source.frame_s)
-
-
-def _stated_duration(source: Source) -> float | None:
-    stream, whole = source.stream, source.container.duration
-    if source.container.format.name == "asf" and not whole:
-        # FFmpeg states none when the file's size is not the one that its header declares.
-        whole = _asf_duration(source.file.read_at(0, ASF_HEADER_BYTES))
-    if stream.duration and stream.time_base:
-        stated = float(stream.duration * stream.time_base)
-    else:
-        stated = _tagged_duration(stream.metadata.get("DURATION", "")) or (whole or 0) / av.time_base
-    return stated if 0 < stated < MAX_STATED_S else None
-
-
-def _asf_duration(head: bytes) -> int | None:
-    """Microseconds from the File Properties Object (Advanced Systems Format specification, 3.2)."""
-    at = head.find(_ASF_FILE_PROPERTIES)
-    if at < 0 or at + 88 > len(head):
-        return None
-    play, _, preroll_ms = struct.unpack_from("<QQQ", head, at + 64)
-    return int(max(0, play // 10 - preroll_ms * 1000)) or None
-
-
-def _tagged_duration(text: str) -> float | None:
-    """Matroska's statistics tag, ``00:01:02.345000000``."""
-    try:
-        hours, minutes, seconds = text.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    except ValueError:
-        return None
-
-
-def _playing_time(source: Source, stated_s: float, found_s: float) -> float:
-    """The stated duration, without the time of the first frame where that was counted too.
-
-    Args:
-        source: The open file.
-        stated_s: What is stated, in seconds.
-        found_s: Up to where frames are known, in seconds from the first one.
-    """
-    stream = source.stream
-    without_start_s = stated_s - (stream.start_time or 0) * float(stream.time_base or 1)
-    if not any(part in source.container.format.name for part in _MAY_STATE_END) or without_start_s <= 0:
-        return stated_s
-    return min(stated_s, without_start_s, key=lambda time_s: abs(time_s - found_s))
 
 
 def _read_entries(source: Source, duration_s: float) -> bool:
@@ -380,9 +351,9 @@ def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
     times = np.sort(np.frombuffer(log.stamps, np.int64))
     first = int(times[0])
     last_s = float(latest - first) * unit_s
-    step = last_duration * unit_s or (last_s / (packets - 1) if packets > 1 else unit_s)
+    step = last_duration * unit_s or (_short_step(times) * unit_s if packets > 1 else lone_frame_s(source, stated))
     end = last_s + max(step, unit_s)
-    stated = stated and _playing_time(source, stated, end)
+    stated = stated and playing_time(source, stated, end)
     key_stamps = np.sort([*(log.stamps[position] for position in keys), *unlisted_keys])
     key_times = array("d", (key_stamps - first) * unit_s)
     if packets > LISTED_PACKETS:
@@ -403,6 +374,7 @@ def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
         holes = (*holes, Hole(present_s, duration_s, lost=True))
         # FFmpeg counted what it read.
         stated = None
+    is_behind = stated and end < (1 - LOST_SHARE) * stated and is_of_whole_file(source)
     index = ListedFrames(array("d", (times - first) * unit_s), key_times, duration_s)
     return Survey(
         index,
@@ -415,4 +387,23 @@ def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
         holes=holes,
         misplaced_share=log.misplaced_share(unit_s),
         recordings=recordings,
+        sound_s=_other_streams_s(source) if is_behind else 0.0,
     )
+
+
+def _short_step(times: NDArray[np.int64]) -> int:
+    """Usual distance of ascending time stamps; of two that are as usual, the shorter one, which is no pause."""
+    return int(np.percentile(np.diff(times), 50, method="lower"))
+
+
+def _other_streams_s(source: Source) -> float:
+    """From the first packet of the other streams to the end of the last one, in seconds."""
+    source.reopen()
+    first_s, end_s = math.inf, -math.inf
+    for packet in all_packets_of(source):
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        if packet.stream_index == source.stream.index or stamp is None:
+            continue
+        unit_s = float(packet.time_base)
+        first_s, end_s = min(first_s, stamp * unit_s), max(end_s, (stamp + (packet.duration or 0)) * unit_s)
+    return max(0.0, end_s - first_s)

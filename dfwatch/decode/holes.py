@@ -26,6 +26,8 @@ BACK_S = 1.0
 # Frames of a video with few pictures are far apart, and not evenly.
 UNUSUAL = 10.0
 LOST_SHARE = 0.1
+# Tables of a transport stream, repeated after a pause, may take as much and more than a tenth of a file of few frames.
+LOST_BYTES = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ class PacketLog:
             return ()
         loose = self._loose_bytes()[order]
         lost_bytes = [max(0, int(loose[at + 1] - loose[at])) for at in wide]
-        many = sum(lost_bytes) > LOST_SHARE * size_bytes
+        many = sum(lost_bytes) > max(LOST_BYTES, LOST_SHARE * size_bytes)
         damaged = np.flatnonzero(np.isin(order, self.corrupt))
         found = (
             Hole(

@@ -271,7 +271,8 @@ class MediaReader:
         if found.lists_all or extent.is_whole:
             # A header may state a wrong length; a whole structure, or a whole list of frames, tells more.
             return
-        if present is not None and stated and present < least * stated:
+        # Sound may go on without pictures to the end of the file, or begin as long before them.
+        if present is not None and stated and max(present, found.sound_s) < least * stated:
             raise _truncated(f"{present:.1f} s of the {stated:.1f} s that its header states are in the file")
         if extent.share < least:
             raise _truncated(f"{extent.share:.0%} of the bytes that its header declares are in the file")
