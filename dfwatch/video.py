@@ -75,6 +75,11 @@ class Video:
         return self._source.streams
 
     @property
+    def passed_over(self) -> bool:
+        """As ``Source.passed_over``."""
+        return self._source.passed_over
+
+    @property
     def tally(self) -> Tally:
         """What was met while sampling."""
         return Tally() if self._sampler is None else self._sampler.tally

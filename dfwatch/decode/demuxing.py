@@ -7,9 +7,10 @@ import os
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import av
-from av.stream import Discard, Disposition
+from av.stream import Discard
 
 from dfwatch.decode.encryption import is_encrypted_isobmff, is_scrambled_transport_stream
+from dfwatch.decode.streams import find_film, has_frames, moving_streams, streams_by_rank, until_the_end
 from dfwatch.errors import RefusedError, StorageError, UndecodableError
 from dfwatch.inbox.containers import declared_length
 from dfwatch.reasons import Reason
@@ -28,7 +29,6 @@ UNKNOWN_FRAME_S = 0.04
 # These have no index, and a seek ends at any packet near the time, often behind the key frame that is wanted.
 SEEKS_BY_GUESS = frozenset({"mpegts", "mpeg"})
 STILL_FORMATS = frozenset({"jpeg_pipe", "png_pipe", "webp_pipe", "image2"})
-_NOT_MOVING = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
 class DescriptorFile:
@@ -204,40 +204,6 @@ def _known_beginning(head: bytes) -> str | None:
 _SEND_AGAIN = "send the file again"
 
 
-def choose_stream(container: av.container.InputContainer) -> av.VideoStream:
-    """The stream that a player would show: default ones first, then the one with frames and the largest picture.
-
-    Cover art and thumbnails are not video.
-
-    Raises:
-        RefusedError: There is no video stream, or none that can be decoded.
-    """
-    moving = _moving_streams(container)
-    if not moving:
-        raise RefusedError("reading", "", "there is no video in it", reason=Reason.NO_VIDEO_STREAM)
-    # av's stub does not say so, but without a decoder there is no context.
-    decodable = [stream for stream in moving if getattr(stream, "codec_context", None) is not None]
-    if not decodable:
-        raise RefusedError("decoding", "", "no decoder for its video codec", reason=Reason.UNSUPPORTED_CODEC)
-
-    def rank(stream: av.VideoStream) -> tuple[bool, bool, int, int]:
-        context = stream.codec_context
-        is_default = bool(stream.disposition & Disposition.default)
-        return _has_frames(stream), is_default, context.width * context.height, -stream.index
-
-    return max(decodable, key=rank)
-
-
-def _moving_streams(container: av.container.InputContainer) -> list[av.VideoStream]:
-    return [stream for stream in container.streams.video if not stream.disposition & _NOT_MOVING]
-
-
-def _has_frames(stream: av.VideoStream) -> bool:
-    """Whether there seem to be any; av's stub does not say so, but without a decoder there is no context."""
-    context = getattr(stream, "codec_context", None)
-    return stream.frames > 0 or len(stream.index_entries) > 0 or bool(context is not None and context.pix_fmt)
-
-
 class Source:
     """An open media file: its container and the video stream that is sampled.
 
@@ -255,6 +221,7 @@ class Source:
         stream: The video stream that is sampled.
         joins: The recordings that it consists of, once they are known; None where it is one.
         chunks: The frames of an AVI's list that are there, where others are not.
+        passed_over: Whether players might have shown another stream first, but that holds a single frame.
     """
 
     def __init__(self, fd: int, settings: ReaderSettings) -> None:
@@ -262,6 +229,8 @@ class Source:
         self.file = DescriptorFile(fd)
         self.joins: Joins | None = None
         self.chunks: ListedChunks | None = None
+        self.passed_over = False
+        self._film: int | None = None
         self._open()
 
     def _open(self) -> None:
@@ -269,7 +238,7 @@ class Source:
         self.container = open_container(self.file, self._settings)
         try:
             self._check_encryption()
-            self.stream = choose_stream(self.container)
+            self.stream = self._choose_stream()
             self.check_size(self.stream.codec_context.width, self.stream.codec_context.height)
             for other in self.container.streams:
                 if other.index != self.stream.index:
@@ -277,6 +246,19 @@ class Source:
         except BaseException:
             self.close()
             raise
+
+    def _choose_stream(self) -> av.VideoStream:
+        ranked = streams_by_rank(self.container)
+        if len(ranked) == 1:
+            return ranked[0]
+        if self._film is None:
+            film = find_film(self.container, ranked)
+            self._film, self.passed_over = film.index, film is not ranked[0]
+            self.container.close()
+            self.file.seek(0)
+            self.container = open_container(self.file, self._settings)
+            ranked = streams_by_rank(self.container)
+        return next((stream for stream in ranked if stream.index == self._film), ranked[0])
 
     def __enter__(self) -> Self:
         return self
@@ -312,7 +294,7 @@ class Source:
     @property
     def streams(self) -> int:
         """Number of video streams with frames, cover art aside, whether or not they can be decoded."""
-        return sum(_has_frames(stream) for stream in _moving_streams(self.container))
+        return sum(has_frames(stream) for stream in moving_streams(self.container))
 
     @property
     def codec(self) -> str:
@@ -364,7 +346,7 @@ def packets_of(source: Source) -> Iterator[av.Packet[av.VideoStream]]:
     Where the file consists of several recordings, their time stamps are shifted; where frames of an AVI are missing,
     those that are listed and there get the time stamps of the list.
     """
-    packets = _until_the_end(source.container.demux(source.stream))
+    packets = until_the_end(source.container.demux(source.stream))
     if source.chunks is not None:
         return _as_listed(packets, source.chunks)
     return packets if source.joins is None else _shifted(packets, source.joins)
@@ -398,19 +380,4 @@ def all_packets_of(source: Source) -> Iterator[av.Packet[Any]]:
     """As ``packets_of``, of all streams; the other streams are no longer passed over until the source is reopened."""
     for stream in source.container.streams:
         stream.discard = Discard.default
-    return _until_the_end(source.container.demux())
-
-
-def _until_the_end(packets: Iterator[_Packet]) -> Iterator[_Packet]:
-    while True:
-        try:
-            packet = next(packets, None)
-        except MemoryError:
-            raise
-        except (av.FFmpegError, IndexError):
-            # IndexError: PyAV at the end of a file in which a damaged packet seemed to open another stream.
-            return
-        if packet is None:
-            return
-        if packet.size > 0:
-            yield packet
+    return until_the_end(source.container.demux())

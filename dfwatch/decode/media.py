@@ -338,7 +338,8 @@ def _warnings(video: Video, found: Survey, extent: Extent, timeline: Timeline) -
     if stated and duration and abs(stated - duration) > 0.1 * max(stated, duration) + 0.5:
         warnings.append(f"the header states {stated:.1f} s, the frames cover {duration:.1f} s")
     if video.streams > 1:
-        warnings.append(f"it holds {video.streams} video streams, of which the one that players show first was judged")
+        chosen = "of those with more than one frame, the one" if video.passed_over else "of which the one"
+        warnings.append(f"it holds {video.streams} video streams, {chosen} that players show first was judged")
     if video.mirrored:
         warnings.append("the picture was mirrored, as the container asks for")
     if video.tally.faults:
