@@ -128,7 +128,8 @@ class Video:
             RefusedError: The video plays longer than the limit.
         """
         found = survey(self._source, self._settings.frames)
-        longest = max(found.duration_s or 0.0, found.stated_s or 0.0)
+        # What a header states does not count where every frame is known.
+        longest = max(found.duration_s or 0.0, 0.0 if found.is_listed else found.stated_s or 0.0)
         if longest > self._settings.max_duration_s:
             raise RefusedError(
                 "reading",

@@ -219,6 +219,11 @@ def survey(source: Source, slices: int) -> Survey:
             is_whole = present_s == index.duration_s
             return replace(_demux_all(source, stated, slices), lists_all=is_whole)
         return Survey(index, first, index.duration_s, present_s, stated, lists_all=True)
+    if name.startswith("avi"):
+        # Without its list, which is written last, nothing but its packets tells where its frames are. A header that was
+        # not finished either counts what its writer expected, if anything.
+        is_finished = not declared_length(source.file.read_at, size).missing
+        return _demux_all(source, stated if is_finished else None, slices)
     if size > DEMUX_LIMIT_BYTES and stated:
         lists_keys = any(part in name for part in _LISTS_KEYS) and _read_entries(source, stated)
         stated = playing_time(source, stated, _last_entry_s(stream) if lists_keys else 0.0)
