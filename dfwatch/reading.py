@@ -63,8 +63,8 @@ class Box:
 class VideoInfo:
     """What the container and the decoder say of the video stream that was sampled.
 
-    ``width`` and ``height`` are those of the upright picture; ``rotation`` is the clockwise turn in degrees
-    (0, 90, 180, 270) that was applied to make it upright. ``fps`` and ``duration_s`` are None where unknown;
+    ``width`` and ``height`` are those of the first sampled frame, upright; ``rotation`` is the clockwise turn in
+    degrees (0, 90, 180, 270) that was applied to make it upright. ``fps`` and ``duration_s`` are None where unknown;
     a still picture has ``still`` set, one frame and no duration.
     """
 
@@ -119,7 +119,7 @@ class Face:
     Attributes:
         frame_index: ``SampledFrame.index`` of its frame.
         time_s: Presentation time of its frame, in seconds.
-        box: The face detector's box.
+        box: The face detector's box, in pixels of a frame of the size that ``VideoInfo`` states.
         detection_score: The face detector's own confidence, 0 to 1.
         crop_index: Row of ``Reading.crops`` that holds its crop.
     """

@@ -95,15 +95,17 @@ class Video:
         orientation = None if self._sampler is None else self._sampler.orientation
         return orientation is not None and orientation.mirrored
 
-    def info(self, found: Survey | None) -> VideoInfo:
-        """What the container and the decoder say; complete once a frame was sampled."""
+    def info(self, found: Survey | None, size: tuple[int, int] | None = None) -> VideoInfo:
+        """What the container and the decoder say; complete once a frame was sampled.
+
+        Args:
+            found: What is known of the frames; None for a picture.
+            size: Width and height of the upright picture; None: as it is stored.
+        """
         stream = self._source.stream
         context = stream.codec_context
         orientation = None if self._sampler is None else self._sampler.orientation
-        aspect = 1.0 if self._sampler is None else self._sampler.pixel_aspect
-        width, height = round(context.width * aspect), context.height
-        if orientation is not None and orientation.transposes:
-            width, height = height, width
+        width, height = size or (context.width, context.height)
         rate = stream.average_rate or stream.guessed_rate
         return VideoInfo(
             container=self._source.container.format.name,

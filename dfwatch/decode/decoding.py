@@ -55,7 +55,6 @@ class Sampler:
         strategy: How the frames were reached in fact.
         tally: What was met on the way.
         orientation: How frames become upright; None before the first one.
-        pixel_aspect: Width of a pixel over its height.
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class Sampler:
         self.strategy = plan.strategy
         self.tally = self._good.tally
         self.orientation: Orientation | None = None
-        self.pixel_aspect = 1.0
+        self._aspects: dict[tuple[int, int], float] = {}
 
     def sample(self) -> Iterator[Taken]:
         """The planned frames that could be decoded, in order of time.
@@ -345,14 +344,21 @@ class Sampler:
 
     def _take(self, pick: Pick, time_s: float, frame: av.VideoFrame) -> Taken:
         if self.orientation is None:
-            stream = self._source.stream
             self.orientation = orientation_of(frame)
-            aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
-            self.pixel_aspect = pixel_aspect_of(float(aspect) if aspect else None)
         self.tally.interlaced |= bool(frame.interlaced_frame)
         self.tally.transfer = int(frame.color_trc)
-        picture = VideoPicture(frame, self.orientation, self.pixel_aspect, self._converter)
+        picture = VideoPicture(frame, self.orientation, self._aspect_of(frame), self._converter)
         return Taken(pick, max(0.0, time_s), picture)
+
+    def _aspect_of(self, frame: av.VideoFrame) -> float:
+        """Width of the frame's pixels over their height; what the container states, it states of the first size."""
+        size = (frame.width, frame.height)
+        if size not in self._aspects:
+            stream = self._source.stream
+            stated = None if self._aspects else stream.sample_aspect_ratio
+            aspect = stated or stream.codec_context.sample_aspect_ratio
+            self._aspects[size] = pixel_aspect_of(float(aspect) if aspect else None)
+        return self._aspects[size]
 
     def _time_of(self, stamp: int | None) -> float | None:
         unit = self._source.stream.time_base

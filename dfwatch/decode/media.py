@@ -58,8 +58,12 @@ class _Stages:
 
 @dataclass(slots=True)
 class _Harvest:
-    """What the sampled frames gave, growing frame by frame."""
+    """What the sampled frames gave, growing frame by frame.
 
+    Boxes and thumbnails are brought to the size of the first frame, should that of others differ.
+    """
+
+    size: tuple[int, int] = (0, 0)
     frames: list[SampledFrame] = field(default_factory=list)
     sightings: list[list[Sighting]] = field(default_factory=list)
     crops: list[NDArray[np.uint8]] = field(default_factory=list)
@@ -154,7 +158,7 @@ class MediaReader:
         timeline = Timeline(found.misplaced_share, found.holes, empty_slices, found.recordings)
         self._check_coverage(found, expected, harvest, timeline)
         return self._reading(
-            video.info(found),
+            video.info(found, harvest.size),
             harvest,
             stages,
             side_px=crop.size_px,
@@ -189,10 +193,12 @@ class MediaReader:
     def _look(self, picture: Picture, time_s: float, crop: CropSpec, eyes: _Eyes, harvest: _Harvest) -> None:
         index = len(harvest.frames)
         harvest.frames.append(SampledFrame(index, time_s))
+        size = (picture.width, picture.height)
+        harvest.size = harvest.size if index else size
         small = picture.search_bgr(self._faces.detect_side_px)
-        harvest.measured.add_frame(small)
+        harvest.measured.add_frame(small, size)
         if self._thumbnail_side_px:
-            self._keep_thumbnail(small, picture, harvest)
+            self._keep_thumbnail(small, harvest)
         scene = eyes.scenes.add(small)
         scale_x, scale_y = picture.width / small.shape[1], picture.height / small.shape[0]
         sightings: list[Sighting] = []
@@ -205,18 +211,16 @@ class MediaReader:
                 harvest.measured.faces_left_out += 1
                 continue
             cut = picture.crop(crop_region(full, crop), crop.size_px)
-            face = Face(index, time_s, full, score, len(harvest.crops))
+            shown = full if size == harvest.size else _scaled(full, size, harvest.size)
+            face = Face(index, time_s, shown, score, len(harvest.crops))
             harvest.crops.append(cut)
             harvest.measured.add_face(full)
             sightings.append(Sighting(face, describe_look(cut), scene))
         harvest.sightings.append(sightings)
 
-    def _keep_thumbnail(self, small_bgr: NDArray[np.uint8], picture: Picture, harvest: _Harvest) -> None:
-        if harvest.thumbnails:
-            height, width = harvest.thumbnails[0].shape[:2]
-        else:
-            width, height = thumbnail_size(picture.width, picture.height, self._thumbnail_side_px)
-        made = cv2.resize(small_bgr, (width, height), interpolation=cv2.INTER_AREA)
+    def _keep_thumbnail(self, small_bgr: NDArray[np.uint8], harvest: _Harvest) -> None:
+        size = thumbnail_size(*harvest.size, self._thumbnail_side_px)
+        made = cv2.resize(small_bgr, size, interpolation=cv2.INTER_AREA)
         harvest.thumbnails.append(np.asarray(made[:, :, ::-1], np.uint8))
 
     def _check_still(self, fd: int, video: Video) -> None:
@@ -328,6 +332,11 @@ class MediaReader:
             timings_ms={name: round(value, 3) for name, value in stages.timings_ms.items()},
             thumbnails=np.stack(harvest.thumbnails) if harvest.thumbnails else None,
         )
+
+
+def _scaled(box: Box, size: tuple[int, int], to_size: tuple[int, int]) -> Box:
+    x, y = to_size[0] / size[0], to_size[1] / size[1]
+    return Box(box.x * x, box.y * y, box.width * x, box.height * y)
 
 
 def _warnings(video: Video, found: Survey, extent: Extent, timeline: Timeline) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 | flag | meaning |
 | --- | --- |
-| ``low_resolution`` | the picture's shorter side is under 240 pixels |
+| ``low_resolution`` | the picture's shorter side is under 240 pixels, in half of the frames |
+| ``size_changes`` | the frames are not all of one size |
 | ``few_frames`` | fewer than half of the requested frames could be sampled |
 | ``small_faces`` | half of the faces are smaller than 64 pixels, so that crops are enlarged |
 | ``faces_left_out`` | a frame has more faces than ``faces.max_per_frame``; the smaller ones were left out |
@@ -35,6 +36,7 @@ LOW_SIDE_PX = 240
 SMALL_FACE_PX = 64
 DARK_MEAN = 40.0
 MAX_HOLES_SHOWN = 5
+MAX_SIZES_SHOWN = 5
 _HDR = {16: "PQ", 18: "HLG"}
 
 
@@ -43,6 +45,7 @@ class Measured:
     """What was measured on the sampled frames.
 
     Attributes:
+        sizes: Width and height of each frame, upright, in pixels.
         means: Mean brightness of each frame, 0 to 255.
         face_sides_px: Longer side of each face, in pixels of the full frame.
         faces_left_out: Faces beyond the number allowed in one frame, all frames together.
@@ -50,14 +53,16 @@ class Measured:
         animation: Whether the picture is the first one of an animation.
     """
 
+    sizes: list[tuple[int, int]] = field(default_factory=list)
     means: list[float] = field(default_factory=list)
     face_sides_px: list[float] = field(default_factory=list)
     faces_left_out: int = 0
     faces_too_small: int = 0
     animation: bool = False
 
-    def add_frame(self, picture: NDArray[np.uint8]) -> None:
-        """Measure a searched picture."""
+    def add_frame(self, picture: NDArray[np.uint8], size: tuple[int, int]) -> None:
+        """Measure a searched picture of a frame of this width and height."""
+        self.sizes.append(size)
         self.means.append(float(picture[::4, ::4].mean()))
 
     def add_face(self, box: Box) -> None:
@@ -124,8 +129,14 @@ def quality_flags(
 ) -> tuple[QualityFlag, ...]:
     """The flags of one reading, in the order of the table above."""
     flags = []
-    if min(info.width, info.height) < LOW_SIDE_PX:
-        flags.append(QualityFlag("low_resolution", f"the picture has {info.width}x{info.height} pixels"))
+    width, height = sorted(measured.sizes, key=min)[len(measured.sizes) // 2]
+    if min(width, height) < LOW_SIDE_PX:
+        flags.append(QualityFlag("low_resolution", f"the picture has {width}x{height} pixels"))
+    sizes = list(dict.fromkeys(measured.sizes))
+    if len(sizes) > 1:
+        shown = ", ".join(f"{width}x{height}" for width, height in sizes[:MAX_SIZES_SHOWN])
+        more = ", …" if len(sizes) > MAX_SIZES_SHOWN else ""
+        flags.append(QualityFlag("size_changes", f"the sampled frames have {shown}{more} pixels"))
     if not info.still and len(measured.means) < frames_wanted / 2:
         flags.append(QualityFlag("few_frames", f"{len(measured.means)} of {frames_wanted} frames were sampled"))
     if measured.face_sides_px and median(measured.face_sides_px) < SMALL_FACE_PX:
