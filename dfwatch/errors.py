@@ -15,6 +15,7 @@
         * FileChangedError      the bytes changed while they were read
     * StorageError              the disk, a folder or the journal failed
         * UnclaimableError      this one file cannot be moved out of the inbox
+        * UnreadableBytesError  the disk does not give some of an open file's bytes
         * JournalDamagedError   the journal is no database, or a broken one
         * RootLockedError       another daemon owns this root
     * SinkError                 a destination did not take a message
@@ -134,6 +135,15 @@ class StorageError(DfwatchError):
 
 class UnclaimableError(StorageError):
     """This one file cannot be moved out of the inbox, most often for want of permission; others may."""
+
+
+class UnreadableBytesError(StorageError):
+    """The disk does not give some bytes of an open file: up to ``count`` of them from ``offset``."""
+
+    def __init__(self, action: str, subject: object, cause: object, *, offset: int, count: int) -> None:
+        super().__init__(action, subject, cause)
+        self.offset = offset
+        self.count = count
 
 
 class JournalDamagedError(StorageError):

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from dfwatch.reading import CropSpec, Reading
 
 CHILD_MODULE = "dfwatch.decode.child"
+# A read that fails, fails at its first bytes; a later one of them would be the start of another read.
+_MOST_READ_AGAIN = 1024 * 1024
 
 
 def reader_processes(settings: ReaderSettings, cores: int | None = None) -> int:
@@ -132,7 +134,7 @@ class Reader:
         try:
             child.send(wire.encode_request(crop), fd, deadline)
             message, blob = child.receive(deadline, self._max_blob(crop))
-            return self._understand(message, blob, crop, subject)
+            return self._understand(message, blob, crop, fd, subject)
         except TimedOutError:
             cause, reason = f"no answer within {limit:g} s", Reason.READER_TIMEOUT
             hint = "see reader.time_limit_s in the configuration"
@@ -163,7 +165,7 @@ class Reader:
         faces = self._faces.max_per_frame * crop.size_px * crop.size_px
         return self._settings.frames * 3 * (faces + self._thumbnail_side_px**2)
 
-    def _understand(self, message: dict[str, Any], blob: bytes, crop: CropSpec, subject: str) -> Reading:
+    def _understand(self, message: dict[str, Any], blob: bytes, crop: CropSpec, fd: int, subject: str) -> Reading:
         if "ok" in message:
             return wire.decode_reading(
                 message["ok"],
@@ -180,7 +182,7 @@ class Reader:
         # later), is not to be trusted with the next file.
         self._drop(self._child)
         if kind == "disk":
-            raise StorageError("reading", subject, cause)
+            raise _disk_error(fd, message["error"], cause, subject)
         if kind == "memory":
             limit = self._settings.memory_limit_bytes
             cause, reason = f"it needed more than the {limit} bytes of memory allowed", Reason.READER_OUT_OF_MEMORY
@@ -221,6 +223,28 @@ class Reader:
                 self._child = None
         if child is not None:
             child.kill()
+
+
+def _disk_error(fd: int, fields: object, cause: str, subject: str) -> StorageError | ReaderCrashError:
+    """What to make of a child that says that the disk fails.
+
+    A file is tried again for ever while its disk fails, so that a child which was taken over could keep it, and a
+    reader, busy for good. What the child could not read is therefore read here, where it has no say.
+    """
+    offset, count = wire.decode_unreadable(fields)
+    try:
+        # Behind the file's end there are places that no disk can read.
+        if offset < os.fstat(fd).st_size:
+            os.pread(fd, min(count, _MOST_READ_AGAIN), offset)
+    except OSError as error:
+        return StorageError("reading", subject, error.strerror or error)
+    return ReaderCrashError(
+        "reading",
+        subject,
+        f"it says that the disk failed ({cause}), but the bytes at {offset} can be read",
+        reason=Reason.READER_PROTOCOL,
+        hint="look for errors of the disk in the kernel's log; if there are none, the file misled the reader",
+    )
 
 
 def _closed_error() -> ReaderCrashError:

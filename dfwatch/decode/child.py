@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from dfwatch.config import FaceSettings, ReaderSettings
 from dfwatch.decode import confinement, wire
 from dfwatch.decode.wire import HEAD, ProtocolError
-from dfwatch.errors import DfwatchError, MediaError, StorageError
+from dfwatch.errors import DfwatchError, MediaError, UnreadableBytesError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ class FileReader(Protocol):
     """What the child does with a file; tests put faults in its place."""
 
     def read(self, fd: int, crop: CropSpec) -> Reading:
-        """Read one file; raises MediaError, and StorageError where the disk fails."""
+        """Read one file; raises MediaError, and UnreadableBytesError where the disk fails."""
         ...
 
 
@@ -134,8 +134,8 @@ def _answer(reader: FileReader, fd: int, crop: CropSpec) -> bytes:
         return wire.encode_reading(reader.read(fd, crop))
     except MediaError as error:
         return wire.encode_error(error)
-    except StorageError as error:
-        return wire.encode_disk_failure(error.cause)
+    except UnreadableBytesError as error:
+        return wire.encode_disk_failure(error)
     except MemoryError:
         return wire.encode_out_of_memory()
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to hear of it

@@ -84,8 +84,9 @@ _PRLIMIT64 = (302, 261)
 _FCNTL = (72, 25)
 _IOCTL = (16, 29)
 # What reaches others through a descriptor. Its owner gets a signal of any number once it can be read (F_SETOWN,
-# F_SETSIG, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP); who opens a leased file for writing waits for the holder (F_SETLEASE).
-_DENIED_FCNTLS = (8, 10, 15, 1024)
+# F_SETSIG, F_SETOWN_EX; FIOSETOWN, SIOCSPGRP); who opens a leased file for writing waits for the holder (F_SETLEASE);
+# and the parent, which shares the file's flags, could read no more of it once they hold O_DIRECT (F_SETFL).
+_DENIED_FCNTLS = (4, 8, 10, 15, 1024)
 _DENIED_IOCTLS = (0x8901, 0x8902)
 
 

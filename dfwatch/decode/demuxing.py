@@ -11,7 +11,7 @@ from av.stream import Discard
 
 from dfwatch.decode.encryption import is_encrypted_isobmff, is_scrambled_transport_stream
 from dfwatch.decode.streams import find_film, has_frames, moving_streams, streams_by_rank, until_the_end
-from dfwatch.errors import RefusedError, StorageError, UndecodableError
+from dfwatch.errors import RefusedError, UndecodableError, UnreadableBytesError
 from dfwatch.inbox.containers import declared_length
 from dfwatch.reasons import Reason
 
@@ -42,14 +42,14 @@ class DescriptorFile:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._position = 0
-        self._failure: StorageError | None = None
+        self._failure: UnreadableBytesError | None = None
         self.size_bytes = os.fstat(fd).st_size
 
     def read(self, count: int) -> bytes:
         """Up to ``count`` bytes from the current position.
 
         Raises:
-            StorageError: The disk failed.
+            UnreadableBytesError: The disk failed.
         """
         data = self._pread(count, self._position)
         self._position += len(data)
@@ -59,7 +59,7 @@ class DescriptorFile:
         """Up to ``count`` bytes from ``offset``.
 
         Raises:
-            StorageError: The disk failed.
+            UnreadableBytesError: The disk failed.
         """
         parts = []
         while count > 0 and (data := self._pread(min(count, 1 << 30), offset)):
@@ -73,14 +73,15 @@ class DescriptorFile:
             return os.pread(self._fd, count, offset)
         except OSError as error:
             # It is open, regular and readable: whatever is the matter now lies below the file.
-            self._failure = StorageError("reading", "", error.strerror or error)
+            cause = error.strerror or error
+            self._failure = UnreadableBytesError("reading", "", cause, offset=offset, count=count)
             raise self._failure from error
 
     def check_disk(self) -> None:
         """Nothing, if every byte that was asked for could be read.
 
         Raises:
-            StorageError: The disk failed, whatever FFmpeg made of it.
+            UnreadableBytesError: The disk failed, whatever FFmpeg made of it.
         """
         if self._failure is not None:
             raise self._failure
@@ -117,7 +118,7 @@ def open_container(file: DescriptorFile, settings: ReaderSettings) -> av.contain
     Raises:
         RefusedError: The format is unknown, not allowed, or encrypted.
         UndecodableError: The header is damaged or a part of the file is missing.
-        StorageError: The disk failed.
+        UnreadableBytesError: The disk failed.
     """
     if file.size_bytes == 0:
         raise RefusedError("reading", "", "the file is empty", reason=Reason.EMPTY)

@@ -126,7 +126,7 @@ class MediaReader:
         Raises:
             RefusedError: Kind of file, format, codec or a limit.
             UndecodableError: Nothing, or too little, could be decoded.
-            StorageError: The disk failed; nothing is known of the file.
+            UnreadableBytesError: The disk failed; nothing is known of the file.
             MemoryError: The process's limit was reached.
         """
         stages = _Stages()

@@ -9,6 +9,7 @@ expected, numbers must be finite and in range, and indices must fit together. Th
     answer    {"ok": {reading without crops, "crops": n,        + n * side * side * 3 bytes
                       "thumbnails": [height, width] or null}}     + frames * height * width * 3 bytes
               {"error": {"kind", "reason", "cause", "hint"}}
+              {"error": {"kind": "disk", "reason", "cause", "hint", "offset", "count"}}
     hello     {"hello": {"pid", "decoder", "confinement": [...], "skipped": [...]}}
 """
 
@@ -40,7 +41,7 @@ from dfwatch.reasons import Reason
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dfwatch.errors import MediaError
+    from dfwatch.errors import MediaError, UnreadableBytesError
 
 HEAD = struct.Struct(">II")
 MAX_JSON_BYTES = 8 * 1024 * 1024
@@ -48,6 +49,7 @@ MAX_TEXT = 2000
 MAX_SIDE_PX = 4096
 MAX_COORDINATE = 1e6
 MAX_SECONDS = 1e9
+MAX_OFFSET = (1 << 63) - 1
 STRATEGIES = frozenset({"sequential", "seek", "keyframes", "exact", "still"})
 
 
@@ -108,10 +110,10 @@ def encode_out_of_memory() -> bytes:
     return pack({"error": {"kind": "memory", "reason": Reason.READER_OUT_OF_MEMORY.value, "cause": "", "hint": ""}})
 
 
-def encode_disk_failure(cause: str) -> bytes:
-    """An answer for a file whose bytes the disk does not give; nothing is said of the file."""
-    body = {"kind": "disk", "reason": Reason.INTERNAL_ERROR.value, "cause": cause[:MAX_TEXT], "hint": ""}
-    return pack({"error": body})
+def encode_disk_failure(error: UnreadableBytesError) -> bytes:
+    """An answer for a file whose bytes the disk does not give; it says which ones, and nothing of the file."""
+    body = {"kind": "disk", "reason": Reason.INTERNAL_ERROR.value, "cause": error.cause[:MAX_TEXT], "hint": ""}
+    return pack({"error": {**body, "offset": error.offset, "count": error.count}})
 
 
 def encode_failure(cause: str) -> bytes:
@@ -170,6 +172,16 @@ def decode_error(fields: object) -> tuple[str, Reason, str, str]:
     except ValueError as error:
         raise ProtocolError(str(error)) from error
     return kind, reason, _text(body.get("cause"), "cause"), _text(body.get("hint"), "hint")
+
+
+def decode_unreadable(fields: object) -> tuple[int, int]:
+    """``(offset, count)`` of the bytes that an answer of kind ``disk`` speaks of.
+
+    Raises:
+        ProtocolError: It has another shape.
+    """
+    body = _object(fields, "error")
+    return _integer(body.get("offset"), "offset", 0, MAX_OFFSET), _integer(body.get("count"), "count", 1, MAX_OFFSET)
 
 
 def media_error(kind: str, reason: Reason, cause: str, hint: str, subject: str) -> RefusedError | UndecodableError:

@@ -23,7 +23,7 @@ import numpy as np
 
 from dfwatch.decode import child as reader_child
 from dfwatch.decode import wire as reader_wire
-from dfwatch.errors import StorageError, UndecodableError
+from dfwatch.errors import UndecodableError, UnreadableBytesError
 from dfwatch.reading import Box, Face, Reading, SampledFrame, Sampling, Track, VideoInfo
 from dfwatch.reasons import Reason
 
@@ -98,7 +98,7 @@ class FaultyReader:
         raise KeyError("a defect")
 
     def do_sick_disk(self) -> str:
-        raise StorageError("reading", "", os.strerror(errno.EIO))
+        raise UnreadableBytesError("reading", "", os.strerror(errno.EIO), offset=5, count=100)
 
     def do_undecodable(self) -> str:
         raise UndecodableError("decoding", "", "no good", reason=Reason.CORRUPT, hint="try another")
@@ -162,6 +162,7 @@ POWERS: dict[str, Callable[[], Any]] = {
     "owner": lambda: fcntl.fcntl(int(sys.argv[1]), fcntl.F_SETOWN, os.getppid()),
     "owner-by-ioctl": lambda: fcntl.ioctl(int(sys.argv[1]), FIOSETOWN, struct.pack("i", os.getppid())),
     "lease": lambda: fcntl.fcntl(int(sys.argv[1]), fcntl.F_SETLEASE, fcntl.F_UNLCK),
+    "flags": lambda: fcntl.fcntl(int(sys.argv[1]), fcntl.F_SETFL, os.O_DIRECT),
     "signal-number": lambda: fcntl.fcntl(int(sys.argv[1]), F_SETSIG, signal.SIGUSR1),
 }
 
@@ -184,6 +185,15 @@ LIES: dict[str, Callable[[dict[str, Any]], object]] = {
 }
 
 
+UNREADABLE: dict[str, dict[str, Any]] = {
+    "unreadable-nowhere": {},
+    "unreadable-before-the-start": {"offset": -1, "count": 1},
+    "unreadable-nothing": {"offset": 0, "count": 0},
+    "unreadable-far-away": {"offset": 1 << 64, "count": 1},
+    "unreadable-behind-the-end": {"offset": (1 << 63) - 1, "count": (1 << 63) - 1},
+}
+
+
 def lie(name: str, settings: ReaderSettings, crop: CropSpec) -> bytes:
     """An answer that no honest child gives."""
     honest = reader_wire.encode_reading(good_reading(settings, crop))
@@ -200,6 +210,9 @@ def lie(name: str, settings: ReaderSettings, crop: CropSpec) -> bytes:
         return reader_wire.HEAD.pack(200_000, 0) + b"[" * 200_000
     if name == "short-blob":
         return reader_wire.pack(reader_wire.parse_json(text), blob[:-1])
+    if name in UNREADABLE:
+        disk = {"kind": "disk", "reason": Reason.INTERNAL_ERROR.value, "cause": "", "hint": ""}
+        return reader_wire.pack({"error": {**disk, **UNREADABLE[name]}})
     if name == "unknown-error":
         return reader_wire.pack({"error": {"kind": "refused", "reason": "because", "cause": "", "hint": ""}})
     message = reader_wire.parse_json(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -20,8 +21,9 @@ from dfwatch.reader import Reader, decoder_threads, reader_processes
 from dfwatch.reading import CropSpec
 from dfwatch.reasons import Reason
 from tests.clips import make_clip, make_still
-from tests.reader.faulty_child import LIES
+from tests.reader.faulty_child import LIES, UNREADABLE
 from tests.reader.helpers import FACES, read
+from tests.reader.test_sick_disk import SickDisk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -205,13 +207,28 @@ def test_an_undecodable_file_keeps_its_child(monkeypatch: pytest.MonkeyPatch, tm
 
 
 def test_a_sick_disk_is_not_the_files_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    disk = SickDisk(0, 10, errno.ESTALE)
+    monkeypatch.setattr("dfwatch.reader.os", disk)
     with faulty(monkeypatch) as reader:
-        with pytest.raises(StorageError, match="reading order: Input/output error"):
+        with pytest.raises(StorageError, match=f"reading order: {os.strerror(errno.ESTALE)}") as caught:
             ask(reader, tmp_path, "sick_disk")
+        assert caught.value.retryable
+        assert disk.failed == 1
         assert ask(reader, tmp_path, "count").startswith("job 1")
 
 
-@pytest.mark.parametrize("name", [*LIES, "garbage", "endless", "not-json", "deep", "short-blob", "unknown-error"])
+def test_a_disk_is_not_sick_because_a_child_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Else a file could have itself read for ever.
+    with faulty(monkeypatch) as reader:
+        error = crash(reader, tmp_path, "sick_disk")
+        assert error.reason is Reason.READER_PROTOCOL
+        assert error.cause == "it says that the disk failed (Input/output error), but the bytes at 5 can be read"
+        assert ask(reader, tmp_path, "count").startswith("job 1")
+
+
+@pytest.mark.parametrize(
+    "name", [*LIES, *UNREADABLE, "garbage", "endless", "not-json", "deep", "short-blob", "unknown-error"]
+)
 def test_a_child_that_lies_is_not_believed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
     with faulty(monkeypatch) as reader:
         error = crash(reader, tmp_path, f"lie {name}")
@@ -222,7 +239,7 @@ def test_a_child_that_lies_is_not_believed(monkeypatch: pytest.MonkeyPatch, tmp_
 @pytest.mark.parametrize(
     "power",
     ["read", "write", "list", "remove", "tcp", "udp", "unix", "netlink", "fork", "execute", "signal", "memory-file",
-     "affinity", "scheduler", "priority", "owner", "owner-by-ioctl", "lease", "signal-number"],
+     "affinity", "scheduler", "priority", "owner", "owner-by-ioctl", "lease", "flags", "signal-number"],
 )  # fmt: skip
 def test_a_confined_child_can_do_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, power: str) -> None:
     with faulty(monkeypatch) as reader:

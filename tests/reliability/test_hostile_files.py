@@ -61,6 +61,7 @@ def put(daemon: Daemon, name: str | bytes, source: Path) -> None:
         ("exit", "reader_crashed"),
         ("hang", "reader_timeout"),
         ("eat", "reader_out_of_memory"),
+        ("sick_disk", "reader_protocol"),
     ],
 )
 def test_a_decoder_that_fails_is_one_bad_video(
