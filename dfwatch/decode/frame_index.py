@@ -224,7 +224,7 @@ def survey(source: Source, slices: int) -> Survey:
         # not finished either counts what its writer expected, if anything.
         is_finished = not declared_length(source.file.read_at, size).missing
         return _demux_all(source, stated if is_finished else None, slices)
-    if size > DEMUX_LIMIT_BYTES and stated:
+    if size > DEMUX_LIMIT_BYTES and stated and not _breaks_off(source):
         lists_keys = any(part in name for part in _LISTS_KEYS) and _read_entries(source, stated)
         stated = playing_time(source, stated, _last_entry_s(stream) if lists_keys else 0.0)
         keys = _listed_keys(source, stated) if lists_keys else None
@@ -257,6 +257,13 @@ def _beside_holes(source: Source, stated: float | None, slices: int) -> Survey |
     first = _first_stamp(source)
     source.chunks = chunks
     return Survey(index, first, listed.duration_s, present_s, stated, moved=True, lists_all=True, holes=holes)
+
+
+def _breaks_off(source: Source) -> bool:
+    """Whether a part of an ISO file is missing; what FFmpeg states then is how long the fragments play that it met."""
+    if not source.container.format.name.startswith("mov"):
+        return False
+    return bool(declared_length(source.file.read_at, source.file.size_bytes).missing)
 
 
 def _unread_share(source: Source, log: PacketLog) -> float:

@@ -97,6 +97,10 @@ def _isobmff(read_at: ReadAt, size_bytes: int) -> Declaration:
             # Not a box: padding, a preallocated end that is still empty, a hole, or rubbish behind the last one.
             if not any(head) and not _seems_empty(read_at, offset, size_bytes):
                 return Declaration("isobmff", missing=_missing_box(types))
+            if not any(head) and b"moof" in types and b"mfra" not in types:
+                # Each fragment stands for itself, so that those which have arrived look like a whole file. Who pads one
+                # that is whole on purpose has nearly always written the list of its fragments before.
+                return Declaration("isobmff", missing=_missing_box(types) or "what follows its last fragment")
             walked_to_end = not any(head)
             break
         types.add(kind)

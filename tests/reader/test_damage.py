@@ -115,6 +115,36 @@ def test_nothing_is_lost_where_only_padding_or_other_boxes_follow(folder: Path) 
         assert (sampling.decoded, sampling.expected_frames) == (20, 20)
 
 
+@pytest.mark.parametrize("limit_bytes", [1 << 26, 1000])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+def test_fragments_that_were_preallocated_and_never_arrived_are_missing(
+    folder: Path, share: float, limit_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfwatch.decode.frame_index.DEMUX_LIMIT_BYTES", limit_bytes)
+    data, _ = fragments(folder)
+    filled = int(len(data) * share)
+    path = folder / "preallocated.mp4"
+    path.write_bytes(data[:filled] + bytes(len(data) - filled))
+
+    with pytest.raises(UndecodableError) as caught:
+        read(path)
+
+    assert caught.value.reason is Reason.TRUNCATED
+
+
+@pytest.mark.parametrize("limit_bytes", [1 << 26, 1000])
+def test_a_preallocated_file_of_fragments_that_lacks_only_its_end_is_judged_with_a_warning(
+    folder: Path, limit_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfwatch.decode.frame_index.DEMUX_LIMIT_BYTES", limit_bytes)
+    data, places = fragments(folder)
+    path = folder / "nearly.mp4"
+    path.write_bytes(data[: places[19]] + bytes(len(data) - places[19]))
+    reading = read(path)
+    assert reading.sampling.decoded >= 18
+    assert any("shorter than its own structure" in warning for warning in reading.warnings)
+
+
 @pytest.mark.parametrize("keys_only", [False, True])
 def test_damage_is_noticed_in_hevc(folder: Path, keys_only: bool) -> None:
     whole = folder / "hevc.mp4"

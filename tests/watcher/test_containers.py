@@ -88,6 +88,19 @@ def test_a_fragmented_file_needs_no_index_at_its_end_but_whole_fragments(tmp_pat
     assert judge(data[:-10]) is Length.SHORT
 
 
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+def test_a_preallocated_fragmented_file_that_is_half_filled_is_short(tmp_path: Path, share: float) -> None:
+    options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    path = make_clip(tmp_path / "fragments.mp4", container_options=options, gop=2, **SMALL | {"seconds": 2})  # type: ignore[arg-type]
+    data = path.read_bytes()
+    filled = int(len(data) * share)
+    half = data[:filled] + bytes(len(data) - filled)
+    assert judge(half) is Length.SHORT
+    assert ask(half).missing == "what follows its last fragment"
+    # A whole one may be padded.
+    assert judge(data + bytes(5000)) is Length.WHOLE
+
+
 def box(kind: bytes, body: bytes = b"") -> bytes:
     return struct.pack(">I4s", 8 + len(body), kind) + body
 
@@ -113,6 +126,9 @@ def box(kind: bytes, body: bytes = b"") -> bytes:
         (box(b"ftyp", b"isom") + box(b"mdat") + bytes(9000) + box(b"moov"), Length.SHORT),
         (box(b"ftyp", b"isom") + box(b"moov"), Length.SHORT),
         (box(b"ftyp", b"isom") + box(b"moov") + box(b"moof"), Length.SHORT),
+        (box(b"ftyp", b"isom") + box(b"moov") + box(b"moof") + box(b"mdat") + bytes(100), Length.SHORT),
+        (box(b"ftyp", b"isom") + box(b"moov") + box(b"moof") + bytes(100), Length.SHORT),
+        (box(b"ftyp", b"isom") + box(b"moov") + box(b"moof") + box(b"mdat") + box(b"mfra") + bytes(99), Length.WHOLE),
     ],
 )
 def test_boxes(data: bytes, expected: Length) -> None:
