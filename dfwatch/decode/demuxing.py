@@ -362,11 +362,13 @@ def _as_listed(packets: Iterator[_Packet], chunks: ListedChunks) -> Iterator[_Pa
 
 
 def _shifted(packets: Iterator[_Packet], joins: Joins) -> Iterator[_Packet]:
-    shift = 0
+    recording = 0
     for packet in packets:
         if packet.pos is not None:
-            shift = joins.shift_at(packet.pos)
-        _shift(packet, shift)
+            recording = joins.recording_at(packet.pos)
+        _shift(packet, joins.shifts[recording])
+        if packet.pts is not None:
+            packet.pts = min(packet.pts, joins.lasts[recording])
         yield packet
 
 

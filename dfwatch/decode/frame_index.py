@@ -16,7 +16,8 @@ from dfwatch.decode.avi import chunks_beside_holes
 from dfwatch.decode.demuxing import SEEKS_BY_GUESS, all_packets_of, packets_of
 from dfwatch.decode.durations import MAX_FRAMES_PER_S, is_of_whole_file, lone_frame_s, playing_time, stated_duration
 from dfwatch.decode.holes import LOST_SHARE, REORDERED_PACKETS, Hole, PacketLog
-from dfwatch.decode.joins import find_joins, may_be_joined
+from dfwatch.decode.joins import find_joins
+from dfwatch.decode.recordings import OtherStreams, may_hold_several
 from dfwatch.inbox.containers import declared_length
 from dfwatch.sampling import FrameIndex, ListedFrames
 
@@ -30,8 +31,6 @@ DEMUX_LIMIT_BYTES = 64 * 1024 * 1024
 # More packets than this are counted, but only their key frames are remembered.
 LISTED_PACKETS = 1_000_000
 # Formats whose header lists every frame; of the others only key frames may be listed, or nothing.
-# Places of a long stream without an index at which its time stamps are looked at.
-PROBED_PLACES = 64
 # Longer lists of key frames are not read through.
 READ_ENTRIES = 4096
 _LISTS_ALL = ("mov", "avi", "mxf")
@@ -228,7 +227,7 @@ def survey(source: Source, slices: int) -> Survey:
         lists_keys = any(part in name for part in _LISTS_KEYS) and _read_entries(source, stated)
         stated = playing_time(source, stated, _last_entry_s(stream) if lists_keys else 0.0)
         keys = _listed_keys(source, stated) if lists_keys else None
-        if name not in SEEKS_BY_GUESS or not _may_be_joined(source):
+        if name not in SEEKS_BY_GUESS or not may_hold_several(source, slices):
             return Survey(keys, stream.start_time, stated, None, stated, moved=True)
         source.reopen()
     return _demux_all(source, stated, slices)
@@ -283,22 +282,6 @@ def _first_stamp(source: Source) -> int | None:
     packets = zip(packets_of(source), range(REORDERED_PACKETS), strict=False)
     stamps = [packet.pts for packet, _ in packets if packet.pts is not None]
     return min(stamps, default=source.stream.start_time)
-
-
-def _may_be_joined(source: Source) -> bool:
-    """As ``may_be_joined``, by the time stamps at some places of a stream too long to be read through."""
-    stream, stamps = source.stream, array("q")
-    for number in range(PROBED_PLACES):
-        try:
-            source.container.seek(source.file.size_bytes * number // PROBED_PLACES, unsupported_byte_offset=True)
-        except MemoryError:
-            raise
-        except av.FFmpegError:
-            continue
-        stamp = next((packet.pts for packet in packets_of(source) if packet.pts is not None), None)
-        if stamp is not None:
-            stamps.append(stamp)
-    return may_be_joined(stamps, float(stream.time_base or 1), source.frame_s)
 
 
 def _read_entries(source: Source, duration_s: float) -> bool:
@@ -356,7 +339,7 @@ def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
         return Survey(None, stream.start_time, stated, 0.0 if packets == 0 else None, stated, moved=True)
     recordings = 1
     if packets <= LISTED_PACKETS and source.container.format.name in SEEKS_BY_GUESS:
-        source.joins = find_joins(log, keys, unit_s)
+        source.joins = find_joins(log, keys, unit_s, slices, OtherStreams(source, log).go_on_before)
         if source.joins is not None:
             # What is stated is the last recording's end, or nonsense.
             recordings, stated, latest = len(source.joins.places), None, max(log.stamps)

@@ -96,11 +96,12 @@ class PacketLog:
         )
         return max(0, size_bytes - last)
 
-    def shift(self, start: int, end: int, by: int) -> None:
-        """Move the time stamps of some packets."""
-        for values in (self.stamps, self.ends):
-            moved = np.frombuffer(values, np.int64)[start:end] + by
-            values[start:end] = array("q", moved.tobytes())
+    def shift(self, start: int, end: int, by: int, *, latest: int) -> None:
+        """Move the time stamps of some packets, none of them behind the latest one that there may be then."""
+        stamps, ends = (np.frombuffer(values, np.int64)[start:end] + by for values in (self.stamps, self.ends))
+        early = np.maximum(0, stamps - latest)
+        self.stamps[start:end] = array("q", (stamps - early).tobytes())
+        self.ends[start:end] = array("q", (ends - early).tobytes())
 
     def _loose_bytes(self) -> NDArray[np.int64]:
         """Bytes of the file before each packet of the video that belong to no packet."""

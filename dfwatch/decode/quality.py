@@ -10,7 +10,7 @@
 | ``faces_too_small`` | faces smaller than ``faces.min_side_px`` were left out |
 | ``dark`` | half of the frames have a mean brightness under 40 of 255 |
 | ``animation`` | an animated picture, of which only the first one was judged |
-| ``timestamps_jump`` | time stamps step back, as where recordings were joined |
+| ``timestamps_jump`` | time stamps step back, or leap far ahead, as where recordings were joined |
 | ``gaps`` | stretches of playing time without a frame, longer than a slice of it |
 | ``decode_errors`` | the decoder refused packets or called frames damaged |
 | ``interlaced`` | frames are interlaced; one field was used |

@@ -6,12 +6,14 @@ from array import array
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+import av
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dfwatch.decode.holes import PacketLog
-from dfwatch.decode.joins import find_joins
+from dfwatch.decode.joins import LONGEST_PAUSE_S, find_joins, longest_pause_s
 from tests.clips import make_clip, paint
 from tests.reader.helpers import read, sample
 
@@ -36,23 +38,26 @@ def join(folder: Path, kind: str, parts: list[tuple[int, int]]) -> Path:
     """String recordings together whose frames are numbered on; each has its first time and its length in seconds."""
     number, data = 0, b""
     for first_s, seconds in parts:
-        path = folder / f"{number}-{first_s}-{seconds}-{kind}"
-        if not path.exists():
-            times = [first_s + Fraction(frame, FPS) for frame in range(seconds * FPS)]
-            before = number
-            make_clip(
-                path,
-                times=times,
-                fps=FPS,
-                size=SIZE,
-                painter=lambda frame, size, _, before=before: paint(before + frame, size, faces=()),
-                **STREAMS[kind],
-            )
+        data += part_of(folder, kind, first_s, seconds, number).read_bytes()
         number += seconds * FPS
-        data += path.read_bytes()
     path = folder / f"{len(parts)}-{sum(first for first, _ in parts)}-joined-{kind}"
     path.write_bytes(data)
     return path
+
+
+def part_of(folder: Path, kind: str, first_s: int, seconds: int, number: int) -> Path:
+    """One recording, whose first frame has this number."""
+    path = folder / f"{number}-{first_s}-{seconds}-{kind}"
+    if path.exists():
+        return path
+    return make_clip(
+        path,
+        times=[first_s + Fraction(frame, FPS) for frame in range(seconds * FPS)],
+        fps=FPS,
+        size=SIZE,
+        painter=lambda frame, size, _: paint(number + frame, size, faces=()),
+        **STREAMS[kind],
+    )
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -66,6 +71,10 @@ def join(folder: Path, kind: str, parts: list[tuple[int, int]]) -> Path:
         [(60, 4), (3, 5), (0, 6)],
         # FFmpeg takes this one for a counter that overflowed.
         [(2000, 8), (0, 7)],
+        # The clock went on between them: for two hours, for longer than half of what it can count, and back and forth.
+        [(0, 6), (7206, 9)],
+        [(20, 5), (60000, 10)],
+        [(5000, 4), (9000, 5), (100, 3), (300, 3)],
     ],
 )
 def test_frames_are_those_of_their_times(
@@ -107,6 +116,71 @@ def test_no_frame_is_made_of_another_recordings_frames(folder: Path, kind: str, 
     assert len(lost) <= 4
 
 
+def with_sound(path: Path, video: list[Path], sound_s: list[tuple[int, int]]) -> Path:
+    """The pictures of some recordings in one stream, and sound from one second to another."""
+    with av.open(str(path), "w") as output:
+        sound = output.add_stream("mp2", rate=44100, layout="stereo")
+        packets = []
+        picture: av.VideoStream | None = None
+        for part in video:
+            with av.open(str(part)) as source:
+                picture = picture or output.add_stream_from_template(source.streams.video[0])
+                packets += [packet for packet in source.demux(video=0) if packet.dts is not None]
+        for block in [block for start, end in sound_s for block in range(10 * start, 10 * end)]:
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 4410 * 2), np.int16), format="s16", layout="stereo")
+            frame.sample_rate, frame.pts = 44100, block * 4410
+            output.mux(sound.encode(frame))
+            while packets and packets[0].dts * packets[0].time_base < (block + 1) / 10:
+                packet = packets.pop(0)
+                packet.stream = picture
+                output.mux(packet)
+    return path
+
+
+def test_recordings_with_sound_hours_apart(folder: Path) -> None:
+    parts = [part_of(folder, "mpeg2.ts", first_s, 8, number) for first_s, number in ((0, 0), (7200, 200))]
+    data = [
+        with_sound(folder / f"sound-{first_s}.ts", [part], [(first_s, first_s + 8)]).read_bytes()
+        for part, first_s in zip(parts, (0, 7200), strict=True)
+    ]
+    path = folder / "sound-joined.ts"
+    path.write_bytes(b"".join(data))
+    taken = sample(path)
+    assert taken.duration_s == pytest.approx(16, abs=0.5)
+    assert len(taken.shots) == 20
+    assert [shot.number / FPS for shot in taken.shots] == pytest.approx([shot.time_s for shot in taken.shots], abs=0.3)
+
+
+@pytest.mark.parametrize("limit_bytes", [1 << 26, 1000])
+def test_sound_that_goes_on_for_minutes_without_a_picture_is_of_one_recording(
+    folder: Path, limit_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfwatch.decode.frame_index.DEMUX_LIMIT_BYTES", limit_bytes)
+    parts = [part_of(folder, "mpeg2.ts", first_s, 8, number) for first_s, number in ((0, 0), (200, 200))]
+    path = with_sound(folder / f"still-{limit_bytes}.ts", parts, [(0, 208)])
+    reading = read(path, min_coverage=0.0)
+    assert reading.video.duration_s == pytest.approx(208, abs=0.5)
+    assert {flag.flag for flag in reading.quality} & {"gaps", "timestamps_jump"} == {"gaps"}
+
+
+@pytest.mark.parametrize("limit_bytes", [1 << 26, 1000])
+@pytest.mark.parametrize("gap_s", [4, 40])
+def test_a_signal_that_was_lost_for_seconds_is_a_gap(
+    folder: Path, gap_s: int, limit_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfwatch.decode.frame_index.DEMUX_LIMIT_BYTES", limit_bytes)
+    path = join(folder, "h264.ts", [(0, 20), (20 + gap_s, 20)])
+    # Where packets are known to be missing, the frames that were due there have failed.
+    reading = read(path, min_coverage=0.0)
+    assert reading.video.duration_s == pytest.approx(40 + gap_s, abs=0.5)
+    assert "timestamps_jump" not in {flag.flag for flag in reading.quality}
+
+
+def test_the_border_of_a_pause() -> None:
+    assert longest_pause_s(30.0, 20) == LONGEST_PAUSE_S
+    assert longest_pause_s(7200.0, 20) == 360.0
+
+
 def test_one_recording_is_no_several(folder: Path) -> None:
     reading = read(join(folder, "h264.ts", [(5, 12)]))
     assert "timestamps_jump" not in {flag.flag for flag in reading.quality}
@@ -124,7 +198,7 @@ def test_a_wrong_time_stamp_begins_nothing() -> None:
     stamps = [40 * number for number in range(200)]
     for wrong in (0, -(10**6), 10**12):
         log = logged([*stamps[:100], wrong, *stamps[101:]])
-        assert find_joins(log, [0, 50, 100], 0.001) is None
+        assert find_joins(log, [0, 50, 100], 0.001, 20, lambda _: False) is None
         assert list(log.stamps) == [*stamps[:100], wrong, *stamps[101:]]
 
 
@@ -134,11 +208,12 @@ def test_a_wrong_time_stamp_begins_nothing() -> None:
     swaps=st.randoms(use_true_random=False),
 )
 def test_every_recording_follows_on_the_one_before(lengths: list[int], firsts: list[int], swaps: Any) -> None:
-    # Each begins earlier than the one before ended by more than reordering explains.
+    # Each begins earlier than the one before ended by more than reordering explains, or later than after any pause.
     stamps: list[int] = []
     first = firsts[0]
     for length, other in zip(lengths, firsts, strict=False):
-        first = min(first, other)
+        leaps = bool(stamps) and swaps.random() < 0.3
+        first = max(stamps) + 60_050 + other if leaps else min(first, other)
         part = [first + 40 * number for number in range(length)]
         for at in range(1, length - 3, 4):
             if swaps.random() < 0.5:
@@ -146,12 +221,13 @@ def test_every_recording_follows_on_the_one_before(lengths: list[int], firsts: l
         stamps += part
     log = logged(stamps)
     keys = list(range(0, len(stamps), 15))
-    joins = find_joins(log, keys, 0.001)
+    joins = find_joins(log, keys, 0.001, 20, lambda _: False)
     assert joins is not None
     assert len(joins.places) == len(lengths)
     assert sorted(log.stamps) == [firsts[0] + 40 * number for number in range(len(stamps))]
     assert list(log.ends) == [stamp + 40 for stamp in log.stamps]
-    assert [stamp + joins.shift_at(100 * place) for place, stamp in enumerate(stamps)] == list(log.stamps)
+    shifts = [joins.shifts[joins.recording_at(100 * place)] for place in range(len(stamps))]
+    assert [stamp + shift for stamp, shift in zip(stamps, shifts, strict=True)] == list(log.stamps)
     for key in keys:
         assert joins.place_before(log.stamps[key]) == 100 * key
         assert joins.place_before(log.stamps[key] + 1) == 100 * key

@@ -171,7 +171,7 @@ def test_few_frames_uneven_frames_and_a_late_start_are_no_gaps(folder: Path, nam
 
 
 @pytest.mark.parametrize("name", ["pauses.mkv", "pauses.ts", "pauses.flv"])
-@pytest.mark.parametrize(("every", "pause_s"), [(8, Fraction(3, 2)), (100, 20)])
+@pytest.mark.parametrize(("every", "pause_s"), [(8, Fraction(3, 2)), (100, 20), (100, 100)])
 def test_pauses_are_no_steps_back(folder: Path, name: str, every: int, pause_s: Fraction) -> None:
     times = [Fraction(number, FPS) + number // every * pause_s for number in range(200)]
     path = make_clip(
