@@ -159,13 +159,15 @@ class Video:
                 mode,
                 skippable_share=_SKIPPABLE.get(self._source.codec, 0.0) if has_b_frames else 0.0,
             )
-        if mode == "exact":
+        through = self._source.reads_through
+        if mode == "exact" or through:
             half = duration / frames / 2
             picks = tuple(
-                Pick(number, start, end, start + half, start + half - self._source.frame_s)
+                Pick(number, start, end, start + half, None if through else start + half - self._source.frame_s)
                 for number, (start, end) in enumerate(slice_bounds(duration, frames))
             )
-            return Plan("exact", picks, hops=True, reference_only=False, cost=math.inf)
+            strategy = "exact" if mode == "exact" else "sequential"
+            return Plan(strategy, picks, hops=not through, reference_only=False, cost=math.inf)
         return plan_blind(duration, frames)
 
     def sample(self, plan: Plan) -> Iterator[Taken]:

@@ -263,7 +263,7 @@ class Sampler:
         return group
 
     def _seek(self, time_s: float) -> bool:
-        if time_s <= self._source.frame_s:
+        if time_s <= self._source.frame_s or self._source.reads_through:
             # Some demuxers cannot find their own first packet again.
             return self._seek_start()
         stream = self._source.stream

@@ -10,6 +10,7 @@ import av
 from av.stream import Discard
 
 from dfwatch.decode.encryption import is_encrypted_isobmff, is_scrambled_transport_stream
+from dfwatch.decode.mxf import is_indexed
 from dfwatch.decode.streams import find_film, has_frames, moving_streams, streams_by_rank, until_the_end
 from dfwatch.errors import RefusedError, UndecodableError, UnreadableBytesError
 from dfwatch.inbox.containers import declared_length
@@ -223,6 +224,7 @@ class Source:
         joins: The recordings that it consists of, once they are known; None where it is one.
         chunks: The frames of an AVI's list that are there, where others are not.
         passed_over: Whether players might have shown another stream first, but that holds a single frame.
+        reads_through: Whether no seek by time can be trusted, so that frames are reached from the first one on.
     """
 
     def __init__(self, fd: int, settings: ReaderSettings) -> None:
@@ -233,6 +235,9 @@ class Source:
         self.passed_over = False
         self._film: int | None = None
         self._open()
+        self.reads_through = self.container.format.name == "mxf" and not is_indexed(
+            self.file.read_at, self.file.size_bytes, self.stream.duration or 0
+        )
 
     def _open(self) -> None:
         self.file.seek(0)

@@ -224,6 +224,8 @@ def survey(source: Source, slices: int) -> Survey:
         is_finished = not declared_length(source.file.read_at, size).missing
         return _demux_all(source, stated if is_finished else None, slices)
     if size > DEMUX_LIMIT_BYTES and stated and not _breaks_off(source):
+        if source.reads_through:
+            return Survey(None, _first_stamp(source), stated, None, stated, moved=True)
         lists_keys = any(part in name for part in _LISTS_KEYS) and _read_entries(source, stated)
         stated = playing_time(source, stated, _last_entry_s(stream) if lists_keys else 0.0)
         keys = _listed_keys(source, stated) if lists_keys else None
@@ -350,7 +352,8 @@ def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
     end = last_s + max(step, unit_s)
     stated = stated and playing_time(source, stated, end)
     key_stamps = np.sort([*(log.stamps[position] for position in keys), *unlisted_keys])
-    key_times = array("d", (key_stamps - first) * unit_s)
+    # Where no seek leads to a key frame, it is a frame like any other.
+    key_times = array("d", () if source.reads_through else (key_stamps - first) * unit_s)
     if packets > LISTED_PACKETS:
         index = ListedFrames((), key_times, end, packets / end)
         return Survey(index, first, end, end, stated, moved=True)
