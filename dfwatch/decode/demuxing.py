@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import av
 from av.stream import Discard
 
+from dfwatch.decode.beginnings import known_beginning, without_beginning
 from dfwatch.decode.encryption import is_encrypted_isobmff, is_scrambled_transport_stream
 from dfwatch.decode.mxf import is_indexed
 from dfwatch.decode.streams import find_film, has_frames, moving_streams, streams_by_rank, until_the_end
@@ -149,6 +150,14 @@ def open_container(file: DescriptorFile, settings: ReaderSettings) -> av.contain
 def _why_not_opened(
     file: DescriptorFile, error: av.FFmpegError, settings: ReaderSettings
 ) -> RefusedError | UndecodableError:
+    if (kind := without_beginning(file.read_at, file.size_bytes)) is not None:
+        return UndecodableError(
+            "opening",
+            "",
+            f"it ends like {kind}, but its beginning is missing or overwritten",
+            reason=Reason.CORRUPT,
+            hint=_SEND_AGAIN,
+        )
     if isinstance(error, av.ArgumentError | av.PermissionError):
         return RefusedError(
             "opening",
@@ -172,7 +181,7 @@ def _why_not_opened(
             reason=Reason.TRUNCATED,
             hint=_SEND_AGAIN,
         )
-    if (kind := _known_beginning(file.read_at(0, 512))) is not None:
+    if (kind := known_beginning(file.read_at(0, 512))) is not None:
         return UndecodableError(
             "opening",
             "",
@@ -181,26 +190,6 @@ def _why_not_opened(
             hint=_SEND_AGAIN,
         )
     return RefusedError("opening", "", "no known picture or video format", reason=Reason.UNKNOWN_FORMAT)
-
-
-_BEGINNINGS = (
-    (4, b"ftyp", "an MP4 or QuickTime file"),
-    (4, b"moov", "a QuickTime file"),
-    (4, b"mdat", "a QuickTime file"),
-    (0, b"\x1aE\xdf\xa3", "a Matroska or WebM file"),
-    (8, b"AVI ", "an AVI file"),
-    (8, b"WEBP", "a WebP picture"),
-    (0, b"FLV", "a Flash video"),
-    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a Windows Media file"),
-    (0, b"OggS", "an Ogg file"),
-    (0, b"\x00\x00\x01\xba", "an MPEG program stream"),
-    (0, b"\xff\xd8\xff", "a JPEG picture"),
-    (0, b"\x89PNG", "a PNG picture"),
-)
-
-
-def _known_beginning(head: bytes) -> str | None:
-    return next((kind for offset, magic, kind in _BEGINNINGS if head[offset : offset + len(magic)] == magic), None)
 
 
 _SEND_AGAIN = "send the file again"
