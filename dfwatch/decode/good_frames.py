@@ -35,6 +35,7 @@ class Tally:
     Attributes:
         errors: Packets that the decoder refused.
         corrupt: Frames that the decoder or the demuxer called damaged; they are not used.
+        unused_s: Time of the latest packet that holds something and gave no frame, for damage in it or before it.
         not_due: Slices that proved to hold no frame at all, so that none was due.
         interlaced: Whether a sampled frame was interlaced.
         transfer: The transfer characteristic of the last sampled frame, as FFmpeg numbers it.
@@ -42,6 +43,7 @@ class Tally:
 
     errors: int = 0
     corrupt: int = 0
+    unused_s: float = 0.0
     not_due: int = 0
     interlaced: bool = False
     transfer: int = 0
@@ -124,6 +126,7 @@ class GoodFrames:
                 self._break_off()
             if packet is not None and self._passes_over:
                 if not packet.is_keyframe:
+                    self._leave_out(packet)
                     continue
                 self._passes_over, self._resumed_at = False, stamp_of(packet)
             self._pending.extend(self.decode(packet))
@@ -141,6 +144,12 @@ class GoodFrames:
             return False
         self._recording = joins.recording_at(packet.pos)
         return before is not None and before != self._recording
+
+    def _leave_out(self, packet: VideoPacket | None) -> None:
+        """Note a packet that is not used; where nothing was ever written, there are zeros."""
+        time_s = None if packet is None else self._time_of(stamp_of(packet))
+        if packet is not None and time_s is not None and time_s > self.tally.unused_s and any(bytes(packet)):
+            self.tally.unused_s = time_s
 
     def _is_incomplete(self, packet: VideoPacket) -> bool:
         """Whether the demuxer misses a part of a packet.
@@ -168,6 +177,7 @@ class GoodFrames:
             return []
         except av.FFmpegError:
             self.tally.errors += 1
+            self._leave_out(packet)
             self._break_off()
             return [None]
         frames: list[av.VideoFrame | None] = []

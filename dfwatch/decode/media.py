@@ -156,7 +156,7 @@ class MediaReader:
         expected = max(1, len(plan.picks) - video.tally.not_due + lost)
         empty_slices = 0 if found.is_listed else video.tally.not_due
         timeline = Timeline(found.misplaced_share, found.holes, empty_slices, found.recordings)
-        self._check_coverage(found, expected, harvest, timeline)
+        self._check_coverage(found, expected, harvest, timeline, video.tally.unused_s)
         return self._reading(
             video.info(found, harvest.size),
             harvest,
@@ -281,7 +281,9 @@ class MediaReader:
         if extent.share < least:
             raise _truncated(f"{extent.share:.0%} of the bytes that its header declares are in the file")
 
-    def _check_coverage(self, found: Survey, expected: int, harvest: _Harvest, timeline: Timeline) -> None:
+    def _check_coverage(
+        self, found: Survey, expected: int, harvest: _Harvest, timeline: Timeline, unused_s: float
+    ) -> None:
         """Refuse a file of which too small a part could be decoded, or told from the rest."""
         least = self._reader.min_coverage
         if timeline.misplaced_share and len(harvest.frames) * (1 - timeline.misplaced_share) < least * expected:
@@ -292,9 +294,11 @@ class MediaReader:
             return
         decoded = len(harvest.frames)
         cause = f"{decoded} of {expected} frames could be decoded"
-        # Nearly all up to a point and nothing after it: the rest is not there. Holes all over: damage.
-        reached = harvest.frames[-1].time_s / found.duration_s if found.duration_s else 1.0
-        if decoded >= least * (reached * expected - 1):
+        # Nearly all up to a point and nothing after it: the rest is not there, unless there are packets that could not
+        # be used, up to nearer to the end. Holes all over: damage.
+        duration_s, last_s = found.duration_s or 0.0, harvest.frames[-1].time_s
+        reached = last_s / duration_s if duration_s else 1.0
+        if decoded >= least * (reached * expected - 1) and unused_s <= (last_s + duration_s) / 2:
             raise _truncated(cause)
         raise UndecodableError("decoding", "", cause, reason=Reason.CORRUPT, hint="send the file again")
 

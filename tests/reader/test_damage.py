@@ -12,7 +12,7 @@ import pytest
 
 from dfwatch.errors import UndecodableError
 from dfwatch.reasons import Reason
-from tests.clips import copy_with_damaged_packets, make_clip, zeroed
+from tests.clips import copy_with_damaged_packets, cut, make_clip, zeroed
 from tests.reader.helpers import read, sample
 
 if TYPE_CHECKING:
@@ -68,6 +68,48 @@ def test_frames_behind_a_hole_in_an_avi_keep_their_times(folder: Path, codec: st
     assert (reading.sampling.decoded, reading.sampling.expected_frames) == (len(taken), 20)
     assert "gaps" in {flag.flag for flag in reading.quality}
     assert sample(whole, sampling=sampling).slices == 20
+
+
+@pytest.mark.parametrize("sampling", ["planned", "exact"])
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_an_avi_that_is_damaged_in_its_middle_is_not_called_cut_off(folder: Path, b_frames: int, sampling: str) -> None:
+    # No key frame comes after the damage, so that nothing is decoded up to the end.
+    whole = folder / f"long-group-{b_frames}.avi"
+    if not whole.exists():
+        make_clip(whole, codec="mpeg4", seconds=20, fps=25, gop=300, b_frames=b_frames, faces=())
+    data = bytearray(whole.read_bytes())
+    start, end = len(data) * 4 // 10, len(data) * 6 // 10
+    data[start:end] = np.random.default_rng(1).integers(0, 256, end - start, np.uint8).tobytes()
+    # Behind the frames there is their list.
+    frames_end = data.index(b"idx1") / len(data)
+    damaged = folder / "damaged-long-group.avi"
+    damaged.write_bytes(bytes(data))
+
+    with pytest.raises(UndecodableError) as caught:
+        read(damaged, sampling=sampling)
+
+    assert caught.value.reason is Reason.CORRUPT
+    for cut_off in (cut(whole, folder / "cut.avi", 0.5), zeroed(whole, folder / "empty.avi", 0.5, frames_end)):
+        with pytest.raises(UndecodableError) as caught:
+            read(cut_off, sampling=sampling)
+        assert caught.value.reason is Reason.TRUNCATED
+
+
+@pytest.mark.parametrize("name", ["never-written.mp4", "damaged.mp4"])
+def test_what_was_never_written_is_missing_and_what_is_wrong_is_damaged(folder: Path, name: str) -> None:
+    whole = folder / "index-first.mp4"
+    if not whole.exists():
+        options = {"movflags": "faststart"}
+        make_clip(whole, seconds=20, fps=25, gop=1000, faces=(), container_options=options)
+    if name == "never-written.mp4":
+        damaged = zeroed(whole, folder / name, 0.5, 1.0)
+    else:
+        damaged = copy_with_damaged_packets(whole, folder / name, first=0.5, last=0.6)
+
+    with pytest.raises(UndecodableError) as caught:
+        read(damaged)
+
+    assert caught.value.reason is (Reason.TRUNCATED if name == "never-written.mp4" else Reason.CORRUPT)
 
 
 def test_the_end_of_an_avi_that_was_never_written_was_lost(folder: Path) -> None:
