@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dfwatch.decode.demuxing import Source
 from dfwatch.decode.holes import PacketLog
 from dfwatch.decode.joins import LONGEST_PAUSE_S, find_joins, longest_pause_s
+from dfwatch.decode.recordings import may_hold_several
 from tests.clips import make_clip, paint
-from tests.reader.helpers import read, sample
+from tests.reader.helpers import READER, read, sample
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
 FPS = 25
 SIZE = (256, 144)
@@ -86,6 +91,7 @@ def test_frames_are_those_of_their_times(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("dfwatch.decode.frame_index.DEMUX_LIMIT_BYTES", limit_bytes)
+    monkeypatch.setattr("dfwatch.decode.recordings._NARROW_BYTES", 4000)
     path = join(folder, kind, parts)
     taken = sample(path, sampling=sampling)
     assert taken.duration_s == pytest.approx(15, abs=0.5)
@@ -156,6 +162,7 @@ def test_sound_that_goes_on_for_minutes_without_a_picture_is_of_one_recording(
     folder: Path, limit_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dfwatch.decode.frame_index.DEMUX_LIMIT_BYTES", limit_bytes)
+    monkeypatch.setattr("dfwatch.decode.recordings._NARROW_BYTES", 4000)
     parts = [part_of(folder, "mpeg2.ts", first_s, 8, number) for first_s, number in ((0, 0), (200, 200))]
     path = with_sound(folder / f"still-{limit_bytes}.ts", parts, [(0, 208)])
     reading = read(path, min_coverage=0.0)
@@ -169,11 +176,39 @@ def test_a_signal_that_was_lost_for_seconds_is_a_gap(
     folder: Path, gap_s: int, limit_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dfwatch.decode.frame_index.DEMUX_LIMIT_BYTES", limit_bytes)
+    monkeypatch.setattr("dfwatch.decode.recordings._NARROW_BYTES", 4000)
     path = join(folder, "h264.ts", [(0, 20), (20 + gap_s, 20)])
     # Where packets are known to be missing, the frames that were due there have failed.
     reading = read(path, min_coverage=0.0)
     assert reading.video.duration_s == pytest.approx(40 + gap_s, abs=0.5)
     assert "timestamps_jump" not in {flag.flag for flag in reading.quality}
+
+
+def test_a_stream_that_stands_still_for_minutes_need_not_be_read_through(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfwatch.decode.recordings._NARROW_BYTES", 10_000)
+    random = np.random.default_rng(1)
+
+    def paint_noise_at_last(_number: int, size: tuple[int, int], time_s: float) -> NDArray[np.uint8]:
+        shape = (size[1], size[0], 3)
+        return random.integers(0, 256, shape, np.uint8) if time_s >= 280 else np.full(shape, 90, np.uint8)
+
+    # The last seconds are nearly all of its bytes, so that one step from place to place takes minutes.
+    path = make_clip(
+        folder / "still-then-noise.ts",
+        seconds=300,
+        fps=5,
+        size=(64, 48),
+        codec="mpeg2video",
+        painter=paint_noise_at_last,
+    )
+    leap = join(folder, "h264.ts", [(0, 6), (7206, 9)])
+    for other, expected in ((path, False), (leap, True)):
+        fd = os.open(other, os.O_RDONLY)
+        with Source(fd, READER) as source:
+            assert may_hold_several(source, 20) is expected
+        os.close(fd)
 
 
 def test_the_border_of_a_pause() -> None:
