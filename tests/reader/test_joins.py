@@ -187,19 +187,20 @@ def test_a_signal_that_was_lost_for_seconds_is_a_gap(
 def test_a_stream_that_stands_still_for_minutes_need_not_be_read_through(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dfwatch.decode.recordings._NARROW_BYTES", 10_000)
+    monkeypatch.setattr("dfwatch.decode.recordings._NARROW_BYTES", 5000)
     random = np.random.default_rng(1)
 
     def paint_noise_at_last(_number: int, size: tuple[int, int], time_s: float) -> NDArray[np.uint8]:
         shape = (size[1], size[0], 3)
-        return random.integers(0, 256, shape, np.uint8) if time_s >= 280 else np.full(shape, 90, np.uint8)
+        return random.integers(0, 256, shape, np.uint8) if time_s >= 300 else np.full(shape, 90, np.uint8)
 
-    # The last seconds are nearly all of its bytes, so that one step from place to place takes minutes.
+    # The last seconds are nearly all of its bytes, so that a step from place to place takes minutes.
+    times = [*(Fraction(5 * number) for number in range(60)), *(300 + Fraction(number, FPS) for number in range(100))]
     path = make_clip(
         folder / "still-then-noise.ts",
-        seconds=300,
-        fps=5,
-        size=(64, 48),
+        times=times,
+        fps=FPS,
+        size=(320, 240),
         codec="mpeg2video",
         painter=paint_noise_at_last,
     )
