@@ -78,7 +78,7 @@ def _partitions(read_at: ReadAt, size_bytes: int) -> Iterator[int]:
     last = size_bytes - int.from_bytes(read_at(size_bytes - 4, 4), "big")
     listed = _item_at(read_at, last) if 0 <= last < size_bytes else None
     if listed is not None and listed.key.startswith(_RANDOM_INDEX):
-        data = read_at(listed.start, min(12 * _MAX_PARTITIONS, listed.end - listed.start - 4))
+        data = read_at(listed.start, max(0, min(12 * _MAX_PARTITIONS, listed.end - listed.start - 4)))
         yield from (base + place for _, place in struct.iter_unpack(">IQ", data[: len(data) // 12 * 12]))
         return
     yield base
@@ -116,7 +116,8 @@ def _span(segment: bytes) -> tuple[float, float] | None:
     while at + 4 <= len(segment):
         tag, length = struct.unpack_from(">HH", segment, at)
         if tag in {_EDIT_UNIT_BYTES, _START, _DURATION}:
-            values[tag] = int.from_bytes(segment[at + 4 : at + 4 + length], "big")
+            # None of them has more than eight bytes, whatever its length says.
+            values[tag] = int.from_bytes(segment[at + 4 : at + 4 + min(length, 8)], "big")
         at += 4 + length
     start, duration = values.get(_START, 0), values.get(_DURATION, 0)
     if duration == 0 and values.get(_EDIT_UNIT_BYTES, 0) > 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dfwatch.decode.mxf import is_indexed
@@ -121,6 +121,7 @@ def test_an_index_of_a_part_is_none(folder: Path) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.integers(0, 1 << 30), st.binary(min_size=1, max_size=9)), max_size=8))
+@example(changes=[(12579067, b"\x88")])
 def test_no_bytes_make_it_fail_or_read_much(folder: Path, changes: list[tuple[int, bytes]]) -> None:
     data = bytearray(whole(folder, "mpeg2").read_bytes())
     index, end = data.index(SEGMENT), len(data) - 64

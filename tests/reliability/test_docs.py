@@ -38,3 +38,10 @@ def test_every_row_says_what_shows_it() -> None:
 def test_every_file_of_this_folder_is_on_the_page() -> None:
     files = {path.name for path in Path(__file__).parent.glob("test_*.py")} - {Path(__file__).name}
     assert {name for name in files if name not in PAGE} == set()
+
+
+def test_no_page_holds_what_a_merge_left_unsettled() -> None:
+    pages = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")]
+    marks = re.compile(r"^(<{7} |={7}$|>{7} )", re.MULTILINE)
+    assert [page.name for page in pages if marks.search(page.read_text())] == []
+    assert len(pages) > 10
