@@ -221,7 +221,7 @@ def survey(source: Source, slices: int) -> Survey:
     if name.startswith("avi"):
         # Without its list, which is written last, nothing but its packets tells where its frames are. A header that was
         # not finished either counts what its writer expected, if anything.
-        is_finished = not declared_length(source.file.read_at, size).missing
+        is_finished = declared_length(source.file.read_at, size).length_bytes is not None
         return _demux_all(source, stated if is_finished else None, slices)
     if size > DEMUX_LIMIT_BYTES and stated and not _breaks_off(source):
         if source.reads_through:

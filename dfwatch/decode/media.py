@@ -346,7 +346,7 @@ def _scaled(box: Box, size: tuple[int, int], to_size: tuple[int, int]) -> Box:
 def _warnings(video: Video, found: Survey, extent: Extent, timeline: Timeline) -> tuple[str, ...]:
     warnings = timeline.warnings()
     if extent.is_cut:
-        warnings.append("the file is shorter than its own structure declares")
+        warnings.append("its own structure declares more than is in the file")
     stated, duration = found.stated_s, found.duration_s
     if stated and duration and abs(stated - duration) > 0.1 * max(stated, duration) + 0.5:
         warnings.append(f"the header states {stated:.1f} s, the frames cover {duration:.1f} s")

@@ -73,10 +73,29 @@ def _riff(read_at: ReadAt, size_bytes: int) -> Declaration:
         if length in {0, 0xFFFFFFFF}:
             # Written first, filled in when the last frame has been: a recording that still goes on.
             return Declaration(container, missing="the length in the RIFF header")
-        end += 8 + length + (length & 1 if end + 8 + length < size_bytes else 0)
+        start, end = end, end + 8 + length + (length & 1 if end + 8 + length < size_bytes else 0)
+        if container == "avi" and end <= size_bytes and _lacks_last_chunks(read_at, start, end):
+            return Declaration(container, end, missing="what follows its frames")
         if container != "avi" or end >= size_bytes:
             break
     return Declaration(container, end or None)
+
+
+def _lacks_last_chunks(read_at: ReadAt, start: int, end: int) -> bool:
+    """Whether there are zeros where the chunks behind the frames belong, in a RIFF that is as long as it says.
+
+    So it looks while it is being written by a sender that gave the file its whole length first.
+    """
+    place = start + 12
+    for _ in range(MAX_READS):
+        head = read_at(place, 8)
+        if len(head) < 8 or place > end - 8:
+            return False
+        if not any(head):
+            return _seems_empty(read_at, place, end)
+        (length,) = struct.unpack_from("<I", head, 4)
+        place += 8 + length + (length & 1)
+    return False
 
 
 _FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"})

@@ -120,6 +120,21 @@ def test_the_end_of_an_avi_that_was_never_written_was_lost(folder: Path) -> None
     assert sampling.expected_frames == 20
 
 
+@pytest.mark.parametrize("arrived", [0.5, 0.8])
+def test_an_avi_that_was_preallocated_and_did_not_arrive_whole(folder: Path, arrived: float) -> None:
+    """It is as long as its header says, and has zeros where frames and their list belong."""
+    whole = folder / "preallocated.avi"
+    if not whole.exists():
+        make_clip(whole, codec="mjpeg", seconds=20, fps=25, faces=())
+    path = zeroed(whole, folder / f"preallocated-{arrived}.avi", arrived, 1.0)
+    if arrived == 0.5:
+        with pytest.raises(UndecodableError) as caught:
+            read(path)
+        assert caught.value.reason is Reason.TRUNCATED
+    else:
+        assert read(path).warnings == ("its own structure declares more than is in the file",)
+
+
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 
 

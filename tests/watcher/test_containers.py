@@ -76,7 +76,7 @@ def test_every_beginning_of_a_file_is_short_once_its_header_is_there(files: dict
 def test_a_preallocated_file_that_is_half_filled_is_not_whole(files: dict[str, bytes], name: str) -> None:
     data = files[name]
     half = data[: len(data) // 2] + bytes(len(data) - len(data) // 2)
-    expected = Length.SHORT if name in {"last.mp4", "clip.mov", "picture.png"} else Length.WHOLE
+    expected = Length.SHORT if name in {"last.mp4", "clip.mov", "clip.avi", "picture.png"} else Length.WHOLE
     # Formats that only declare their length at the start cannot tell; the blocks and times of the file do.
     assert judge(half) is expected
 
@@ -142,17 +142,41 @@ def riff(form: bytes, body: bytes, length: int | None = None) -> bytes:
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (riff(b"AVI ", bytes(50)), Length.WHOLE),
-        (riff(b"AVI ", bytes(50)) + riff(b"AVIX", bytes(70)), Length.WHOLE),
-        ((riff(b"AVI ", bytes(50)) + riff(b"AVIX", bytes(70)))[:-1], Length.SHORT),
-        (riff(b"AVI ", bytes(51)) + b"\0" + riff(b"AVIX", bytes(70)), Length.WHOLE),
-        (riff(b"AVI ", bytes(50), 0), Length.SHORT),
-        (riff(b"AVI ", bytes(50), 0xFFFFFFFF), Length.SHORT),
-        (riff(b"WEBP", bytes(50)) + b"RIFFtrailer....", Length.WHOLE),
-        (riff(b"AVI ", bytes(50)) + b"some other trailer", Length.WHOLE),
+        (riff(b"AVI ", b"x" * 50), Length.WHOLE),
+        (riff(b"AVI ", b"x" * 50) + riff(b"AVIX", b"x" * 70), Length.WHOLE),
+        ((riff(b"AVI ", b"x" * 50) + riff(b"AVIX", b"x" * 70))[:-1], Length.SHORT),
+        (riff(b"AVI ", b"x" * 51) + b"\0" + riff(b"AVIX", b"x" * 70), Length.WHOLE),
+        (riff(b"AVI ", b"x" * 50, 0), Length.SHORT),
+        (riff(b"AVI ", b"x" * 50, 0xFFFFFFFF), Length.SHORT),
+        (riff(b"WEBP", b"x" * 50) + b"RIFFtrailer....", Length.WHOLE),
+        (riff(b"AVI ", b"x" * 50) + b"some other trailer", Length.WHOLE),
     ],
 )
 def test_riff(data: bytes, expected: Length) -> None:
+    assert judge(data) is expected
+
+
+def chunk(kind: bytes, body: bytes = b"") -> bytes:
+    return kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+
+
+FRAMES = chunk(b"LIST", b"hdrl" + chunk(b"avih", b"h" * 56)) + chunk(b"LIST", b"movi" + b"f" * 901)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (chunk(b"RIFF", b"AVI " + FRAMES + chunk(b"idx1", b"i" * 96)), Length.WHOLE),
+        (chunk(b"RIFF", b"AVI " + FRAMES), Length.WHOLE),
+        (chunk(b"RIFF", b"AVI " + FRAMES + chunk(b"idx1", b"i" * 96)) + bytes(500), Length.WHOLE),
+        (chunk(b"RIFF", b"AVI " + FRAMES + chunk(b"JUNK", bytes(96))), Length.WHOLE),
+        (chunk(b"RIFF", b"AVI " + FRAMES + bytes(104)), Length.SHORT),
+        (chunk(b"RIFF", b"AVI " + FRAMES + bytes(90) + b"rubbish"), Length.WHOLE),
+        (chunk(b"RIFF", b"AVI " + FRAMES) + chunk(b"RIFF", b"AVIX" + FRAMES + bytes(104)), Length.SHORT),
+        (chunk(b"RIFF", b"WEBP" + bytes(104)), Length.WHOLE),
+    ],
+)
+def test_chunks_of_an_avi(data: bytes, expected: Length) -> None:
     assert judge(data) is expected
 
 
