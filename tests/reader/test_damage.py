@@ -199,7 +199,7 @@ def test_a_preallocated_file_of_fragments_that_lacks_only_its_end_is_judged_with
     path.write_bytes(data[: places[19]] + bytes(len(data) - places[19]))
     reading = read(path)
     assert reading.sampling.decoded >= 18
-    assert any("shorter than its own structure" in warning for warning in reading.warnings)
+    assert any("its own structure declares more" in warning for warning in reading.warnings)
 
 
 @pytest.mark.parametrize("keys_only", [False, True])

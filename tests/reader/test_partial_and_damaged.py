@@ -68,7 +68,7 @@ def test_a_file_that_lacks_only_its_end_is_judged_with_a_warning(folder: Path, n
     reading = read(part)
 
     assert reading.sampling.decoded >= 17
-    assert any("shorter than its own structure" in warning for warning in reading.warnings)
+    assert any("its own structure declares more" in warning for warning in reading.warnings)
 
 
 def test_coverage_is_a_setting(folder: Path) -> None:
