@@ -43,6 +43,12 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+# What is waited for has an end that poll(2) and the calendar can name, so that a figure which means "for ever" is told
+# to be too large when it is read, and not by the first file.
+DAY_S = 24 * 3600.0
+WEEK_S = 7 * DAY_S
+# What FFmpeg takes for its own limit of pixels.
+MOST_PIXELS = 2**31 - 1
 VIDEO_EXTENSIONS = (
     "mp4 m4v mov qt 3gp 3g2 mkv webm avi flv ts m2ts mts mpg mpeg ps vob wmv asf ogv mxf".split()  # noqa: SIM905
 )
@@ -143,7 +149,9 @@ class WatchSettings:
 class ReaderSettings:
     """Sampling frames and finding faces, in child processes with limits."""
 
-    processes: int = setting(0, doc="Reader processes; 0: chosen from the number of cores.", minimum=0, restart=True)
+    processes: int = setting(
+        0, doc="Reader processes; 0: chosen from the number of cores.", minimum=0, maximum=1024, restart=True
+    )
     frames: int = setting(
         20, doc="Frames sampled from each video, spread evenly over its playing time.", minimum=1, maximum=1000
     )
@@ -158,12 +166,17 @@ class ReaderSettings:
     )
     max_bytes: int = setting(20 * 1024**3, doc="Larger files are refused.", minimum=1)
     max_pixels: int = setting(
-        7680 * 4320 + 1, doc="Frames with more pixels than this are refused (decompression bombs).", minimum=1
+        7680 * 4320 + 1,
+        doc="Frames with more pixels than this are refused (decompression bombs).",
+        minimum=1,
+        maximum=MOST_PIXELS,
     )
     min_side_px: int = setting(16, doc="Frames with a side shorter than this are refused.", minimum=1)
     max_duration_s: float = setting(24 * 3600.0, doc="Videos that claim to play longer are refused.", minimum=1.0)
-    time_limit_s: float = setting(300.0, doc="Wall-clock limit for reading one file.", minimum=1.0)
-    cpu_limit_s: float = setting(600.0, doc="Processor-time limit for reading one file.", minimum=1.0)
+    time_limit_s: float = setting(300.0, doc="Wall-clock limit for reading one file.", minimum=1.0, maximum=WEEK_S)
+    cpu_limit_s: float = setting(
+        600.0, doc="Processor-time limit for reading one file.", minimum=1.0, maximum=4 * WEEK_S
+    )
     memory_limit_bytes: int = setting(
         4 * 1024**3, doc="Address-space limit of a reader process.", minimum=512 * 1024**2, restart=True
     )
@@ -238,7 +251,7 @@ class ModelSettings:
         0, doc="Crops in one batch; 0: chosen for the device.", minimum=0, maximum=4096, restart=True
     )
     threads: int = setting(
-        0, doc="CPU threads of the model; 0: chosen from the number of cores.", minimum=0, restart=True
+        0, doc="CPU threads of the model; 0: chosen from the number of cores.", minimum=0, maximum=1024, restart=True
     )
 
 
@@ -300,7 +313,10 @@ class JobSettings:
         1.0, doc="Seconds before a second attempt; doubled for each further one, one minute at most.", minimum=0.0
     )
     stop_timeout_s: float = setting(
-        20.0, doc="On SIGTERM, finish what is in work for this long, then hand the rest to the next start.", minimum=0.0
+        20.0,
+        doc="On SIGTERM, finish what is in work for this long, then hand the rest to the next start.",
+        minimum=0.0,
+        maximum=DAY_S,
     )
 
 
@@ -407,7 +423,9 @@ class MetricsSettings:
         restart=True,
         path=True,
     )
-    textfile_interval_s: float = setting(15.0, doc="Seconds between two writes.", minimum=0.1, restart=True)
+    textfile_interval_s: float = setting(
+        15.0, doc="Seconds between two writes.", minimum=0.1, maximum=DAY_S, restart=True
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -435,9 +453,14 @@ class SinkSettings:
     )
     timeout_s: float = setting(10.0, doc="Time limit of one delivery.", minimum=0.1, maximum=600.0)
     retry_delay_s: float = setting(
-        1.0, doc="Pause after a first failed delivery; doubled for each further one, with jitter.", minimum=0.05
+        1.0,
+        doc="Pause after a first failed delivery; doubled for each further one, with jitter.",
+        minimum=0.05,
+        maximum=DAY_S,
     )
-    retry_longest_s: float = setting(300.0, doc="The longest pause between two deliveries.", minimum=0.05)
+    retry_longest_s: float = setting(
+        300.0, doc="The longest pause between two deliveries.", minimum=0.05, maximum=4 * WEEK_S
+    )
     retry_for_s: float = setting(
         3 * 24 * 3600.0,
         doc="A message that failed for this long is set aside as dead, and the next one has its turn; 0: never.",

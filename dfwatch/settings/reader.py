@@ -232,10 +232,14 @@ class SectionReader:
 def describe_range(least: float | None, most: float | None) -> str:
     """A range in words: "from 0 to 1", "at least 1", "at most 9", "" when open at both ends."""
     if least is not None and most is not None:
-        return f"from {least:g} to {most:g}"
+        return f"from {_figure(least)} to {_figure(most)}"
     if least is not None:
-        return f"at least {least:g}" if least < 1e6 else f"at least {least:.0f}"
-    return f"at most {most:g}" if most is not None else ""
+        return f"at least {_figure(least)}"
+    return f"at most {_figure(most)}" if most is not None else ""
+
+
+def _figure(value: float) -> str:
+    return f"{value:g}" if value < 1e6 else f"{value:.0f}"
 
 
 def nearest_name(name: str, names: typing.Iterable[str]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import signal
@@ -81,6 +82,13 @@ def test_a_child_reads_as_this_process_does(real: Reader, clip: Path) -> None:
     assert (there.crops == here.crops).all()
     assert there.crops.shape == (20, 96, 96, 3)
     assert set(there.timings_ms) == {"probe", "decode", "faces"}
+
+
+def test_the_highest_limits_that_may_be_set_are_kept_by_the_machine(clip: Path) -> None:
+    names = ("time_limit_s", "cpu_limit_s", "max_pixels", "decoder_threads")
+    highest = {item.name: item.metadata["maximum"] for item in dataclasses.fields(ReaderSettings) if item.name in names}
+    with Reader(ReaderSettings(**highest), FACES) as reader, clip.open("rb") as stream:
+        assert reader.read(stream.fileno(), CROP).sampling.decoded == 20
 
 
 @pytest.mark.parametrize(
