@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -122,19 +123,24 @@ def why_not_ready(vitals: Vitals) -> list[str]:
 
 
 class StageTimes:
-    """Milliseconds that each stage took for the last 200 files."""
+    """Milliseconds that each stage took for the last 200 files. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._by_stage: dict[str, deque[float]] = {}
+        self._lock = threading.Lock()
 
     def add(self, timings_ms: Mapping[str, float]) -> None:
         """Take one file's timings."""
-        for stage, value in timings_ms.items():
-            self._by_stage.setdefault(stage, deque(maxlen=_REMEMBERED)).append(value)
+        with self._lock:
+            for stage, value in timings_ms.items():
+                self._by_stage.setdefault(stage, deque(maxlen=_REMEMBERED)).append(value)
 
     def summary(self) -> dict[str, dict[str, float]]:
         """``median_ms`` and ``slowest_ms`` of each stage."""
+        # A stage that another thread has just begun with has no figure yet, and nothing has no median.
+        with self._lock:
+            by_stage = {stage: tuple(values) for stage, values in self._by_stage.items()}
         return {
             stage: {"median_ms": round(median(values), 1), "slowest_ms": round(max(values), 1)}
-            for stage, values in ((stage, tuple(values)) for stage, values in tuple(self._by_stage.items()))
+            for stage, values in by_stage.items()
         }

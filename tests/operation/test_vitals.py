@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 
 from dfwatch.operation.addresses import is_loopback, split_address
@@ -41,6 +44,26 @@ def test_stage_times() -> None:
     for _ in range(200):
         times.add({"decode": 5.0})
     assert times.summary() == {"decode": {"median_ms": 5.0, "slowest_ms": 5.0}}
+
+
+def test_stage_times_are_summed_up_while_publishers_add_to_them() -> None:
+    def publish(times: StageTimes, publisher: int) -> None:
+        for number in range(50):
+            times.add({f"stage {publisher} {number}": 1.0})
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-7)
+    try:
+        for _ in range(100):
+            times = StageTimes()
+            publishers = [threading.Thread(target=publish, args=(times, number)) for number in range(4)]
+            for publisher in publishers:
+                publisher.start()
+            while any(publisher.is_alive() for publisher in publishers):
+                assert all(stage["median_ms"] == 1.0 for stage in times.summary().values())
+    finally:
+        sys.setswitchinterval(interval_s)
+    assert len(times.summary()) == 200
 
 
 def test_addresses() -> None:
