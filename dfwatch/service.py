@@ -247,6 +247,7 @@ class Service:
         try:
             wanted = self._reload_settings()
             pipeline.check(wanted)
+            self._try_reader(wanted)
             self._dispatcher.update(wanted.sinks)
         except Exception as error:  # noqa: BLE001 - a package's sink may raise anything; the service goes on
             _log.error("the new configuration is not taken", error=error)
@@ -262,6 +263,21 @@ class Service:
             pipeline.update(self._settings)
             watcher.update(self._settings.watch)
         self._notifier.ready()
+
+    def _try_reader(self, wanted: Settings) -> None:
+        """Have a reader of the new settings come up: once they are taken, nothing is judged without one.
+
+        Raises:
+            ReaderStartError: It does not.
+        """
+        if (wanted.reader, wanted.faces) == (self._settings.reader, self._settings.faces):
+            return
+        self._heartbeat.busy(_WATCHER, _LONGEST_SCAN_S, "trying the new settings")
+        reader = self._make_reader(reloaded(self._settings, wanted))
+        try:
+            reader.start()
+        finally:
+            reader.close()
 
     def _tell(self, admission: Admission, pipeline: Pipeline) -> None:
         late = tuple(map(str, self._watchdog.feed()))

@@ -44,13 +44,20 @@ _SCORES = {"fake": 250, "real": 5, "unsure": 128, "poison": 77, "lost": 78}
 
 
 class ScriptedReader:
+    """Comes up if ``faces.model`` is none, or a file that is there."""
+
+    def __init__(self, faces_model: str = "") -> None:
+        self._faces_model = faces_model
+
     def start(self) -> None:
-        pass
+        if self._faces_model and not os.path.exists(self._faces_model):
+            raise ReaderStartError("starting", "it", "no face detector", reason=Reason.READER_CRASHED)
 
     def close(self) -> None:
         pass
 
     def read(self, fd: int, crop: CropSpec) -> Reading:
+        self.start()
         assert crop.size_px == SIDE_PX
         word, _, rest = os.pread(fd, 4096, 0).decode("utf-8", "replace").strip().partition(" ")
         if word == "slow":
@@ -78,6 +85,7 @@ class StarvedReader(ScriptedReader):
     """Cannot be started, or is not given a file's bytes, for as long as a file called ``trouble`` is there."""
 
     def __init__(self, trouble: Path, *, sick_disk: bool = False) -> None:
+        super().__init__()
         self._trouble = trouble
         self._sick_disk = sick_disk
 
@@ -127,7 +135,7 @@ def main() -> int:
     return Service(
         settings,
         make_scorer=lambda _settings: ScriptedScorer(),
-        make_reader=lambda _settings: ScriptedReader(),
+        make_reader=lambda now: ScriptedReader(now.faces.model),
         reload_settings=lambda: settings_file.load(path),
     ).run()
 

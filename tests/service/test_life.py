@@ -256,6 +256,23 @@ def test_thresholds_that_cross_the_models_are_refused_at_the_reload_and_at_the_s
     assert "0.97 (verdict.real_threshold), FAKE from 0.7 (the model's own)" in daemon.log.read_text()
 
 
+def test_settings_with_which_no_reader_comes_up_are_refused_at_the_reload(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.start()
+    assert daemon.process is not None
+    model = tmp_path / "faces.onnx"
+    daemon.configure({"faces": {"model": str(model)}})
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: any("not taken" in event for event in daemon.events()), "it is refused")
+    daemon.drop("one.mp4", "fake")
+    assert daemon.sidecar("one.mp4")["verdict"] == "FAKE"
+
+    model.touch()
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "setting changed" in daemon.events(), "it is taken once the file is there")
+    daemon.drop("two.mp4", "fake")
+    assert daemon.sidecar("two.mp4")["verdict"] == "FAKE"
+
+
 def test_systemd_is_told_how_things_are(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
