@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import select
 import ssl
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from dfwatch.errors import ConfigError, MissingExtraError
 from dfwatch.provenance.child import MAX_ITEMS, MAX_TEXT, harmless
@@ -41,6 +43,7 @@ _NOTES: Final = {"Invalid": NOTE_INVALID, "Valid": NOTE_VALID, "Trusted": NOTE_T
 _NOT_USED: Final = "It is not used in the verdict."
 _MEMORY_BYTES: Final = 1024**3
 _MAX_ANSWER_BYTES: Final = 256 * 1024
+_CHUNK_BYTES: Final = 64 * 1024
 _MAX_ANCHORS_BYTES: Final = 4 * 1024 * 1024
 _PASSED_ON: Final = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")
 _TEXTS: Final = ("signed_by", "signed_at", "made_with", "title")
@@ -89,18 +92,17 @@ class Credentials:
                 return _section(None, NOTE_UNKNOWN_KIND)
             # A descriptor of its own: the position of a shared one would move under the reader.
             with open(f"/proc/self/fd/{fd}", "rb") as stream, _in_memory(self._anchors) as anchors:
-                done = subprocess.run(
+                process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "dfwatch.provenance.child", *self._arguments(kind, anchors)],
                     stdin=stream,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
                     env={key: os.environ[key] for key in _PASSED_ON if key in os.environ},
-                    timeout=self._limit_s,
-                    check=False,
                     process_group=0,
                     pass_fds=(anchors,),
                 )
-            answer = _checked(done.stdout) if done.returncode == 0 else None
+                data = _heard(process, self._limit_s)
+            answer = _checked(data) if process.returncode == 0 else None
         except (OSError, subprocess.TimeoutExpired, ValueError, RecursionError):
             answer = None
         return _section(answer)
@@ -115,6 +117,34 @@ def kind_of(head: bytes) -> str:
         if head[offset : offset + len(magic)] == magic:
             return kind
     return ""
+
+
+def _heard(process: subprocess.Popen[bytes], limit_s: float) -> bytes:
+    """What a child writes until it ends, which it has done when this returns or raises.
+
+    Raises:
+        TimeoutExpired: It takes longer than ``limit_s``.
+        ValueError: It writes more than any answer has, which nobody is to hold in memory.
+    """
+    deadline_s = time.monotonic() + limit_s
+    data = b""
+    with process:
+        try:
+            pipe = cast("IO[bytes]", process.stdout).fileno()
+            poll = select.poll()
+            poll.register(pipe, select.POLLIN)
+            while len(data) <= _MAX_ANSWER_BYTES:
+                if not poll.poll(max(0.0, deadline_s - time.monotonic()) * 1000.0):
+                    raise subprocess.TimeoutExpired(process.args, limit_s)
+                chunk = os.read(pipe, _CHUNK_BYTES)
+                if not chunk:
+                    process.wait(max(0.0, deadline_s - time.monotonic()))
+                    return data
+                data += chunk
+            raise ValueError("too long")
+        except BaseException:
+            process.kill()
+            raise
 
 
 @contextmanager
@@ -169,8 +199,6 @@ def _checked(data: bytes) -> dict[str, Any]:
     Raises:
         ValueError: It is anything else.
     """
-    if len(data) > _MAX_ANSWER_BYTES:
-        raise ValueError("too long")
     answer = json.loads(data)
     if not isinstance(answer, dict) or not isinstance(answer.get("found"), bool):
         raise ValueError("no answer")  # noqa: TRY004 - one kind of error for every lie

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,22 @@ def test_a_child_that_hangs_or_dies_holds_nothing_up(
         began_s = time.monotonic()
         assert read(clip, time_limit_s=1.0)["found"] is None
         assert time.monotonic() - began_s < 30
+
+
+def test_a_child_that_talks_without_end_is_not_listened_to(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talker = tmp_path / "talker"
+    talker.write_text("#!/bin/sh\nexec head -c 1G /dev/zero\n")
+    talker.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(talker))
+    tracemalloc.start()
+    try:
+        assert read(clip)["found"] is None
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 16 * 1024**2
 
 
 def test_a_long_list_of_trusted_certificates(signed: Path, authority: Authority, tmp_path: Path) -> None:
