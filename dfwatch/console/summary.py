@@ -69,7 +69,9 @@ def _timelines(document: Mapping[str, Any], *, coloured: bool) -> list[str]:
     for track in tracks[:_MOST_TRACKS]:
         scores = {frame["index"]: frame["p_fake"] for frame in track["frames"]}
         line = "".join(_bar(scores.get(index), fake, coloured=coloured) for index in range(len(times)))
-        if track["id"] == document["decided_by_track"]:
+        if document["decided_by_track"] is None:
+            role = "  decides with all others" if len(tracks) > 1 else ""
+        elif track["id"] == document["decided_by_track"]:
             role = "  decides"
         else:
             role = "" if track["stable"] else "  too short to decide"

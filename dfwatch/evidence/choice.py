@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dfwatch.reasons import Label
+
 if TYPE_CHECKING:
     from dfwatch.reading import Face
     from dfwatch.verdict import Decision
@@ -28,12 +30,14 @@ class Shown:
 def highest(decision: Decision, count: int) -> list[Shown]:
     """At most ``count`` faces, highest score first, each from another frame.
 
-    They are taken from the track that decided, or from all of them where all decided together.
+    Of FAKE they are taken from the track that decided, or from all of them where all decided together. Otherwise they
+    are taken from every track: what speaks against REAL, and may have kept it from being said, is to be looked at.
     """
+    only = decision.decided_by if decision.label is Label.FAKE else None
     scored = [
         Shown(track.id, frame.face, frame.p_fake)
         for track in decision.tracks
-        if decision.decided_by is None or track.id == decision.decided_by
+        if only is None or track.id == only
         for frame in track.frames
     ]
     scored.sort(key=lambda shown: (-shown.p_fake, shown.face.frame_index))

@@ -6,7 +6,7 @@ import base64
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
-from dfwatch.evidence.timeline import NARROW, timeline
+from dfwatch.evidence.timeline import MOST_TRACKS, NARROW, timeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -63,15 +63,16 @@ def page(document: Mapping[str, Any], pictures: Mapping[str, bytes], frames: Seq
     """
     verdict, name = document["verdict"], escape(document["subject"]["name"])
     confidence = document["confidence"]
-    sure = "" if confidence is None else f"<p><strong>{confidence:.0%}</strong> {_sure(document)}</p>"
+    sure = "" if confidence is None else f"<p><strong>{_percent(confidence)}</strong> {_sure(document)}</p>"
     score = "" if document["p_fake"] is None else f'<p class="soft">p(fake) {document["p_fake"]:.3f}</p>'
     shots = "".join(_figures(frame, pictures) for frame in frames)
-    shown = f'<h2>Frames with the highest scores</h2><div class="shots">{shots}</div>' if frames else ""
+    shown = (
+        f'<h2>Frames with the highest scores{_whose(document)}</h2><div class="shots">{shots}</div>' if frames else ""
+    )
     chart = (
         f'<h2>Scores over time</h2><div class="chart"><div class="wide">{timeline(document)}</div>'
         f'<div class="narrow">{timeline(document, NARROW)}</div></div>'
-        '<p class="soft">Each line is a face; the first colour is the one that decided. Shaded: at or above the FAKE '
-        "threshold.</p>"
+        f'<p class="soft">{_legend(document)}</p>'
         if document["tracks"]
         else ""
     )
@@ -107,6 +108,27 @@ def page(document: Mapping[str, Any], pictures: Mapping[str, bytes], frames: Seq
 def _receipt(subject: Mapping[str, Any]) -> str:
     moment = f"{subject['received_at'][:19].replace('T', ' ')} UTC"
     return f"received {moment}, in the folder {subject['folder']}" if subject["folder"] else f"received {moment}"
+
+
+def _percent(probability: float) -> str:
+    """Whole percents, but never a certainty that the figure does not have."""
+    text = f"{probability:.0%}"
+    return "more than 99%" if text == "100%" else text
+
+
+def _whose(document: Mapping[str, Any]) -> str:
+    return " of the face that decided" if document["verdict"] == "FAKE" and _decided_alone(document) else ""
+
+
+def _decided_alone(document: Mapping[str, Any]) -> bool:
+    return document["decided_by_track"] is not None
+
+
+def _legend(document: Mapping[str, Any]) -> str:
+    faces = len(document["tracks"])
+    decided = "the first colour is the one that decided" if _decided_alone(document) else "all of them decided together"
+    left_out = f" {faces - MOST_TRACKS} faces with lower scores are not drawn." if faces > MOST_TRACKS else ""
+    return f"Each line is a face; {decided}. Shaded: at or above the FAKE threshold.{left_out}"
 
 
 def _sure(document: Mapping[str, Any]) -> str:

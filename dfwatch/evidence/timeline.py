@@ -11,7 +11,7 @@ WIDE: Final = 760
 NARROW: Final = 320
 _HEIGHT: Final = 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 14, 30
-_MOST_TRACKS: Final = 12
+MOST_TRACKS: Final = 12
 # Told apart by people who do not see all colours (Okabe and Ito, 2008); the deciding face is the first.
 _COLOURS: Final = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
 _STYLE: Final = (
@@ -59,7 +59,7 @@ def timeline(document: Mapping[str, Any], width: int = WIDE) -> str:
             f'<text x="{x(share * end_s):.1f}" y="{_HEIGHT - 10}" text-anchor="{anchor}">{_clock(share * end_s)}</text>'
         )
     decided = document["decided_by_track"]
-    tracks = sorted(document["tracks"], key=lambda track: (track["id"] != decided, -track["p_fake"]))[:_MOST_TRACKS]
+    tracks = sorted(document["tracks"], key=lambda track: (track["id"] != decided, -track["p_fake"]))[:MOST_TRACKS]
     # The deciding face is drawn last, on top.
     for number, track in reversed(list(enumerate(tracks))):
         colour = _COLOURS[min(number, len(_COLOURS) - 1)]

@@ -14,7 +14,7 @@ from dfwatch.evidence.choice import highest
 from dfwatch.evidence.folder import folder_names, publish_folder
 from dfwatch.evidence.page import page
 from dfwatch.evidence.timeline import timeline
-from dfwatch.reasons import Status
+from dfwatch.reasons import Label, Status
 from dfwatch.storage.layout import DroppedName
 from dfwatch.verdict import Decision
 from tests.factories import bundle, reading
@@ -47,6 +47,36 @@ def test_the_highest_frames_of_the_deciding_face_are_shown() -> None:
     assert [face.face.frame_index for face in shown] == [1, 3, 0]
     assert {face.track for face in shown} == {0}
     assert len(highest(two_tracks([0.9] * 6), 20)) == 4
+
+
+def test_what_kept_real_from_being_said_is_shown() -> None:
+    decision = decision_on(reading([range(20), [3, 4]]), [0.01] * 20 + [0.99] * 2, bundle())
+    assert (decision.label, decision.decided_by) == (Label.INCONCLUSIVE, 0)
+    assert [(face.track, face.face.frame_index) for face in highest(decision, 3)] == [(1, 3), (1, 4), (0, 0)]
+
+
+def test_the_page_says_who_decided() -> None:
+    frames = [{"file": "frame-1.jpg", "heat_map": None, "track": 0, "index": 0, "time_s": 1.0, "p_fake": 0.9}]
+    text = page(fake(), {"frame-1.jpg": b"one"}, frames)
+    assert "the first colour is the one that decided" in text
+    assert "Frames with the highest scores of the face that decided" in text
+    together = page({**fake(), "decided_by_track": None}, {"frame-1.jpg": b"one"}, frames)
+    assert "all of them decided together" in together
+    assert "that decided" not in together
+
+
+def test_faces_that_are_not_drawn_are_counted() -> None:
+    document = fake()
+    track = document["tracks"][1]
+    crowd = {**document, "tracks": [document["tracks"][0], *({**track, "id": number} for number in range(1, 15))]}
+    assert len(ET.fromstring(timeline(crowd)).findall(f"{SVG}polyline")) == 12
+    assert "3 faces with lower scores are not drawn" in page(crowd, {}, [])
+    assert "not drawn" not in page(document, {}, [])
+
+
+@pytest.mark.parametrize(("confidence", "shown"), [(0.996, "more than 99%"), (0.994, "99%"), (0.75, "75%")])
+def test_no_certainty_is_claimed_that_the_score_does_not_have(confidence: float, shown: str) -> None:
+    assert f"<strong>{shown}</strong>" in page({**fake(), "confidence": confidence}, {}, [])
 
 
 def test_timeline_is_whole_and_shows_every_face() -> None:
