@@ -6,8 +6,11 @@ Nothing heavy is imported here: each command imports what it needs when it runs.
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import errno
+import io
+import json
 import os
 import sys
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 # As a shell reports a program that SIGINT or SIGPIPE ended.
 _INTERRUPTED = 130
 _CLOSED_PIPE = 141
+_ESCAPED = "dfwatch-escaped"
 _DESCRIPTION = """\
 Watches a folder for videos, looks for manipulated faces in each, and writes what it found beside it as JSON.
 A score is not proof: let a person look before anything is decided.
@@ -76,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the process's exit status."""
     let_threads_sleep()
     output = sys.stdout
+    _escape_what_cannot_be_shown(output)
     sys.stdout = cast("TextIO", _Output(output))
     try:
         return _run(arguments)
@@ -162,6 +167,24 @@ class _Output:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the stream has
         return getattr(self._stream, name)
+
+
+def _escape_what_cannot_be_shown(output: TextIO | None) -> None:
+    r"""Have what the terminal's encoding lacks written as \u2192, as JSON does it, instead of ending the command.
+
+    Where the encoding is not UTF-8, that is everything beyond ASCII: JSON that a program reads is UTF-8 in any locale.
+    """
+    if not isinstance(output, io.TextIOWrapper):
+        return
+    codecs.register_error(_ESCAPED, _as_json_does)
+    utf8 = codecs.lookup(output.encoding).name == "utf-8"
+    output.reconfigure(encoding=None if utf8 else "ascii", errors=_ESCAPED)
+
+
+def _as_json_does(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
 
 
 def _silence(output: TextIO | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -229,6 +230,21 @@ def test_output_that_was_closed_is_one_line(
     monkeypatch.setattr(sys, "stdout", None)
     assert main(["schema"]) == Exit.CANNOT_RUN
     assert capsys.readouterr().err == "dfwatch: standard output: it is closed\n"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("utf-8", "vidéo→😀.yaml".encode()), ("latin-1", b"vid\\u00e9o\\u2192\\ud83d\\ude00.yaml")],
+)
+def test_what_the_terminal_cannot_show_is_escaped_as_in_json(
+    encoding: str, shown: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "vidéo→😀.yaml"
+    config.write_text("root: ./var\n")
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding=encoding))
+    assert main(["check-config", "--config", str(config)]) == 0
+    assert shown + b": fine" in output.getvalue()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("boom"), BrokenPipeError("boom")])
