@@ -221,6 +221,35 @@ def test_places_that_the_service_cannot_see_are_warned_of(tmp_path: Path) -> Non
     assert any("root (/tmp/x) lies under /tmp, which PrivateTmp=" in warning for warning in warnings)
 
 
+def test_a_command_below_the_old_root_stays_where_it_is(tmp_path: Path) -> None:
+    install_units(tmp_path, command="/var/lib/dfwatch/venv/bin/dfwatch", root="/srv/videos")
+    service = (tmp_path / SERVICE).read_text()
+    assert "ExecStart=/var/lib/dfwatch/venv/bin/dfwatch run" in service
+    assert "WorkingDirectory=/srv/videos\n" in service
+
+
+def test_a_command_from_where_nothing_may_be_run_is_warned_of(tmp_path: Path) -> None:
+    inside = install_units(tmp_path, command="/srv/videos/venv/bin/dfwatch", root="/srv/videos", dry_run=True)
+    beside = install_units(tmp_path, command="/srv/videos-venv/bin/dfwatch", root="/srv/videos", dry_run=True)
+    assert any("lies below the root" in warning for warning in inside.warnings)
+    assert not any("lies below the root" in warning for warning in beside.warnings)
+
+
+def test_a_configuration_with_another_root_is_warned_of(tmp_path: Path, command: str) -> None:
+    def warnings(**options: Any) -> list[str]:
+        return [text for text in install_units(tmp_path, command=command, **options).warnings if "says root" in text]
+
+    assert warnings() == []
+    assert warnings() == []
+    [warning] = warnings(root="/srv/videos")
+    assert f"{tmp_path}/etc/dfwatch/config.yaml says root: /var/lib/dfwatch" in warning
+    assert "they are for /srv/videos" in warning
+    (tmp_path / "etc/dfwatch/config.yaml").write_text("root: /srv/videos\n")
+    assert warnings() == []
+    (tmp_path / "etc/dfwatch/config.yaml").write_text("rot: /srv/videos\n")
+    assert warnings() == []
+
+
 def test_next_commands_come_in_the_order_in_which_they_work(tmp_path: Path, command: str) -> None:
     commands = install_units(tmp_path, dry_run=True, command=command).next_commands
     assert [line.split()[0] for line in commands] == ["systemd-sysusers", "systemd-tmpfiles", "systemctl", "systemctl"]

@@ -17,6 +17,7 @@ from pathlib import Path
 from dfwatch import resources
 from dfwatch.config import Settings
 from dfwatch.errors import ConfigError, StorageError
+from dfwatch.settings import file as settings_file
 from dfwatch.settings.render import render
 
 COMMAND = "/opt/dfwatch/bin/dfwatch"
@@ -144,7 +145,9 @@ def install_units(
         for source, target in _files(gpu=gpu, network=network)
     ]
     settings = top / "etc/dfwatch/config.yaml"
+    warnings = _warnings(command, root)
     if settings.exists():
+        warnings += _other_root(settings, root)
         steps.append(Step(settings, Action.KEEP))
     else:
         text = render(replace(Settings(), root=root))
@@ -159,7 +162,7 @@ def install_units(
     )
     defaults = {"command": _own_command_or_none(), "user": USER, "root": ROOT}
     told = tuple(f"{name} {value}".rstrip() for name, value in kept.items() if value != defaults.get(name))
-    return Installation(tuple(steps), told, tuple(_warnings(command, root)), commands)
+    return Installation(tuple(steps), told, tuple(warnings), commands)
 
 
 def _installed(top: Path) -> dict[str, str]:
@@ -212,7 +215,7 @@ def _own_command() -> str:
 
 
 def _filled_in(source: Path, command: str, user: str, root: str) -> str:
-    text = source.read_text(encoding="utf-8").replace(COMMAND, command)
+    text = source.read_text(encoding="utf-8")
     if root != ROOT:
         # systemd makes state directories below /var/lib only; any other folder has to be opened for writing.
         text = text.replace("StateDirectory=dfwatch\nStateDirectoryMode=0750\n", f"ReadWritePaths={ROOT}\n")
@@ -221,6 +224,8 @@ def _filled_in(source: Path, command: str, user: str, root: str) -> str:
         text = re.sub(rf"^(User|Group)={USER}$", rf"\1={user}", text, flags=re.MULTILINE)
         text = re.sub(rf"^u {USER} ", f"u {user} ", text, flags=re.MULTILINE)
         text = re.sub(rf"(?<= ){USER} {USER}(?= -$)", f"{user} {user}", text, flags=re.MULTILINE)
+    # After the root, which may be a part of the command's path.
+    text = text.replace(COMMAND, command)
     return f"{_STAMP}{_digest(text)}\n{text}"
 
 
@@ -287,7 +292,14 @@ def _warnings(command: str, root: str) -> list[str]:
     warnings = []
     if not os.access(command, os.X_OK):
         warnings.append(f"{command} is not there or not executable")
-    places = {"the command": command, "Python": os.path.realpath(sys.executable), "root": root}
+    programs = {"the command": command, "Python": os.path.realpath(sys.executable)}
+    warnings += [
+        f"{what} ({path}) lies below the root, from where NoExecPaths= lets nothing be run: "
+        "use another place, such as /opt/dfwatch"
+        for what, path in programs.items()
+        if path.startswith(f"{root}/")
+    ]
+    places = {**programs, "root": root}
     for what, path in places.items():
         for prefix, setting in _HIDDEN_BY.items():
             if f"{path}/".startswith(prefix):
@@ -296,3 +308,16 @@ def _warnings(command: str, root: str) -> list[str]:
                     "use another place, such as /opt/dfwatch for the environment and /srv for files"
                 )
     return warnings
+
+
+def _other_root(settings: Path, root: str) -> list[str]:
+    """A warning where the configuration that is there names another root than the units do."""
+    try:
+        configured = settings_file.load(settings).root
+    except ConfigError:
+        # The service says what is wrong with it.
+        return []
+    if configured == root:
+        return []
+    cause = f"{settings} says root: {configured}, where the units let nothing be written; they are for {root}"
+    return [f"{cause}: change one of them (--root)"]
