@@ -26,6 +26,7 @@ _WATCH_INTERVAL_S: Final = 1.0
 _WATCH_LEAST_S: Final = 0.1
 _WATCH_MOST_S: Final = 3600
 _RECENT: Final = 100
+_MOST_LISTED: Final = 1_000_000
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -49,7 +50,11 @@ def add_parser(commands: Subparsers) -> None:
         "with --json, one line each time",
     )
     parser.add_argument(
-        "--last", metavar="N", type=int, default=5, help="list the last N jobs without a verdict (default: 5)"
+        "--last",
+        metavar="N",
+        type=in_range(int, 0, _MOST_LISTED),
+        default=5,
+        help=f"list the last N jobs without a verdict (0 to {_MOST_LISTED}, default: 5)",
     )
 
 

@@ -66,8 +66,8 @@ def _metrics(settings: Settings) -> Iterator[tuple[str, str, str]]:
 
 def _watch(settings: Settings) -> Iterator[tuple[str, str, str]]:
     for index, ending in enumerate(settings.watch.extensions):
-        if not ending or ending.strip(". *") != ending or "/" in ending:
-            cause = f"'watch.extensions[{index}]' is {ending!r}, which no file name can end in after its dot"
+        if not ending or ending.strip(" *") != ending or "." in ending or "/" in ending:
+            cause = f"'watch.extensions[{index}]' is {ending!r}, which no file name can end in after its last dot"
             yield "watch.extensions", cause, "write mp4, not .mp4 or *.mp4"
     for index, pattern in enumerate(settings.watch.ignore):
         if not pattern or "/" in pattern:

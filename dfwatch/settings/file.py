@@ -196,3 +196,6 @@ def _compose(path: Path) -> yaml.Node | None:
         raise ConfigError(ACTION, where, f"the character {error.character!r} may not stand in YAML") from error
     except RecursionError as error:
         raise ConfigError(ACTION, path, "it is nested too deeply") from error
+    except (ValueError, OverflowError) as error:
+        # PyYAML turns escapes and version numbers into figures without a look at how large they are.
+        raise ConfigError(ACTION, path, f"not valid YAML: {error}", hint='see escapes such as "\\U0001F600"') from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -206,6 +207,11 @@ class SectionReader:
             return _BAD
         if "\0" in text:
             self.complain(node.start_mark, f"{name!r} holds a NUL character")
+            return _BAD
+        try:
+            os.fsencode(text)
+        except UnicodeEncodeError:
+            self.complain(node.start_mark, f"{name!r} holds half of a character", hint='write "\\U0001F600" for both')
             return _BAD
         return text
 

@@ -296,6 +296,14 @@ def test_how_often_status_looks_has_a_range(seconds: str, capsys: pytest.Capture
     assert f"'{seconds}' is no number of seconds from 0.1 to 3600" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", ["-1", "1.5", "1000001", "9" * 30])
+def test_a_list_has_a_length_that_the_journal_can_give(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["status", "--last", number])
+    assert ended.value.code == Exit.USAGE
+    assert "is no whole number from 0 to 1000000" in capsys.readouterr().err
+
+
 def test_status_says_the_same_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
