@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -182,7 +183,8 @@ def decide(
 
 def stable_faces_needed(decoded_frames: int, min_track_share: float) -> int:
     """Number of faces that make a track stable: the configured share of the decoded frames, at least one."""
-    return max(1, math.ceil(decoded_frames * min_track_share))
+    # 0.55 of 20 frames are 11, and not the 12 that binary fractions make of it.
+    return max(1, math.ceil(round(decoded_frames * min_track_share, 9)))
 
 
 def frames_against_real(stable_faces: int) -> int:
@@ -229,27 +231,40 @@ def _in_time_order(tracks: Sequence[TrackScore]) -> tuple[FrameScore, ...]:
 
 
 def _segments(frames: Sequence[FrameScore], reading: Reading, fake: float) -> tuple[Segment, ...]:
-    """Merge neighbouring sampled frames whose mean p reaches ``fake``; borders lie halfway to the next sample."""
-    sampled = reading.sampling.frames
+    """Merge neighbouring sampled frames whose mean p reaches ``fake``, where nothing is missing between them."""
     scores_at: dict[int, list[float]] = {}
     for scored in frames:
         scores_at.setdefault(scored.face.frame_index, []).append(scored.p_fake)
-    end_s = max([reading.video.duration_s or 0.0, *(frame.time_s for frame in sampled)], default=0.0)
     segments: list[Segment] = []
     run: list[float] = []
-    run_start_s = start_s = previous_s = 0.0
-    for frame in sampled:
-        start_s = (previous_s + frame.time_s) / 2 if frame is not sampled[0] else 0.0
-        previous_s = frame.time_s
+    run_start_s = run_end_s = 0.0
+    for frame, (start_s, end_s) in zip(reading.sampling.frames, _spans(reading), strict=True):
         scores = scores_at.get(frame.index)
         p_here = sum(scores) / len(scores) if scores else None
-        if p_here is not None and p_here >= fake:
-            if not run:
-                run_start_s = start_s
-            run.append(p_here)
-        elif run:
-            segments.append(Segment(run_start_s, start_s, sum(run) / len(run)))
+        reaches = p_here is not None and p_here >= fake
+        if run and (not reaches or start_s > run_end_s):
+            segments.append(Segment(run_start_s, run_end_s, sum(run) / len(run)))
             run = []
+        if p_here is not None and reaches:
+            run_start_s = run_start_s if run else start_s
+            run_end_s = end_s
+            run.append(p_here)
     if run:
-        segments.append(Segment(run_start_s, end_s, sum(run) / len(run)))
+        segments.append(Segment(run_start_s, run_end_s, sum(run) / len(run)))
     return tuple(segments)
+
+
+def _spans(reading: Reading) -> list[tuple[float, float]]:
+    """What playing time each sampled frame stands for: to halfway to its neighbours, the ends included.
+
+    Where frames could not be decoded it is no more than a slice to either side: nobody saw what lies further away.
+    """
+    sampling, duration_s = reading.sampling, reading.video.duration_s or 0.0
+    times = [frame.time_s for frame in sampling.frames]
+    lost = sampling.failed > 0 and duration_s > 0
+    reach_s = duration_s / max(1, sampling.expected_frames) if lost else math.inf
+    borders = [0.0, *((first + second) / 2 for first, second in pairwise(times)), max([duration_s, *times])]
+    return [
+        (max(start_s, time_s - reach_s), min(end_s, time_s + reach_s))
+        for time_s, (start_s, end_s) in zip(times, pairwise(borders), strict=True)
+    ]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from dfwatch.config import FaceSettings, VerdictSettings
 from dfwatch.errors import ConfigError
 from dfwatch.models.bundle import Calibration, Thresholds
-from dfwatch.reading import Reading
+from dfwatch.reading import Reading, SampledFrame
 from dfwatch.reasons import Label
 from dfwatch.verdict import Decision, Limits, decide, frames_against_real, limits_in_force, stable_faces_needed
 from tests.factories import reading
@@ -163,6 +165,32 @@ def test_segments_are_the_stretches_at_or_above_the_fake_threshold() -> None:
     segments = judged(reading([range(20)]), scores).segments
     assert [(round(s.start_s, 3), round(s.end_s, 3)) for s in segments] == [(2.5, 5.0), (7.5, 10.0)]
     assert [s.p_fake for s in segments] == pytest.approx([0.9, 0.8])
+
+
+def test_no_segment_reaches_over_what_could_not_be_decoded() -> None:
+    whole = reading([range(15)], frames=20, decoded=15)
+    # A slice is half a second; the frames of 3.5 to 6 s are missing.
+    times = [0.5 * slot + 0.25 for slot in (*range(7), *range(12, 20))]
+    sampled = tuple(SampledFrame(index, time_s) for index, time_s in enumerate(times))
+    faces = tuple(replace(face, time_s=times[face.frame_index]) for face in whole.tracks[0].faces)
+    holed = replace(
+        whole, sampling=replace(whole.sampling, frames=sampled), tracks=(replace(whole.tracks[0], faces=faces),)
+    )
+    segments = judged(holed, [0.9] * 15).segments
+    assert [(round(s.start_s, 3), round(s.end_s, 3)) for s in segments] == [(0.0, 3.75), (5.75, 10.0)]
+
+    stood_still = replace(holed, sampling=replace(holed.sampling, expected_frames=15, failed=0))
+    segments = judged(stood_still, [0.9] * 15).segments
+    assert [(s.start_s, s.end_s) for s in segments] == [(0.0, 10.0)]
+
+    [cut] = judged(whole, [0.9] * 15).segments
+    assert (cut.start_s, round(cut.end_s, 3)) == (0.0, 7.75)
+
+
+def test_a_share_of_the_frames_is_the_share_that_was_written() -> None:
+    assert stable_faces_needed(20, 0.55) == 11
+    assert stable_faces_needed(100, 0.07) == 7
+    assert stable_faces_needed(20, 0.551) == 12
 
 
 def test_configured_thresholds_replace_the_bundles() -> None:
