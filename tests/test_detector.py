@@ -14,6 +14,7 @@ from dfwatch.errors import BundleError, DeviceError, MissingExtraError, ModelErr
 from dfwatch.inference import candidates, tuning
 from dfwatch.inference.probe_faces import probe_faces
 from dfwatch.inference.processor import has_bfloat16
+from dfwatch.inference.torch_engine import TorchEngine
 from dfwatch.inference.trial import Trial
 from dfwatch.models.bundle import OutputSpec, load_bundle, write_bundle
 from dfwatch.models.checkpoints import load_network
@@ -268,6 +269,28 @@ def test_a_spoilt_measurement_is_taken_again(tmp_path: Path, bundle: Bundle) -> 
         kept.write_text(content)
         assert Detector.load(bundle, PLAIN, cache_dir=tmp_path).device.measured == "now", content
     assert Detector.load(bundle, PLAIN, cache_dir=tmp_path).device.measured == "earlier"
+
+
+def test_what_was_measured_when_there_was_more_room_does_not_keep_the_service_from_starting(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Detector.load(bundle, PLAIN, cache_dir=tmp_path)
+    [path] = tmp_path.iterdir()
+    earlier = json.dumps({**json.loads(path.read_text()), "batch_size": 64})
+    path.write_text(earlier)
+    scores = TorchEngine.scores
+
+    def filled(engine: TorchEngine, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if engine.batch_size > 8:
+            raise torch.OutOfMemoryError("another program fills the device")
+        return scores(engine, crops)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TorchEngine, "scores", filled)
+        device = Detector.load(bundle, PLAIN, cache_dir=tmp_path).device
+        assert (device.measured, device.batch_size) == ("now", 8)
+    assert path.read_text() == earlier
+    assert Detector.load(bundle, PLAIN, cache_dir=tmp_path).device.batch_size == 64
 
 
 def test_a_cache_folder_that_cannot_be_made_costs_nothing_else(tmp_path: Path, bundle: Bundle) -> None:

@@ -136,11 +136,23 @@ def tune(workshop: Workshop, settings: ModelSettings, cache_dir: Path | None) ->
     key = cache.key(workshop.bundle, workshop.choice, settings, workshop.threads)
     facts = cache.read(cache_dir, key)
     known = _checked(facts, offered)
-    if known is not None:
-        return workshop.warm_engine(known.candidate, known.batch_size), known, True
+    if known is not None and (engine := _as_before(workshop, known)) is not None:
+        return engine, known, True
     engine, tuning = _Measurement(workshop, settings, offered).result()
-    cache.write(cache_dir, key, dataclasses.asdict(tuning))
+    if known is None:
+        cache.write(cache_dir, key, dataclasses.asdict(tuning))
     return engine, tuning, False
+
+
+def _as_before(workshop: Workshop, known: Tuning) -> Engine | None:
+    """The engine that an earlier start chose; None where it does not run now.
+
+    Another program may fill the device at the moment. What is chosen for want of room is not kept for the next start.
+    """
+    try:
+        return workshop.warm_engine(known.candidate, known.batch_size)
+    except (LookupError, RuntimeError):
+        return None
 
 
 def _checked(facts: object, offered: tuple[Candidate, ...]) -> Tuning | None:
