@@ -35,7 +35,8 @@ A score is not proof: let a person look before anything is decided.
 _EPILOG = """\
 exit status:
   0  done; for scan: every file was judged and none is FAKE
-  1  scan: at least one file is FAKE; check-config, doctor, model verify: something is wrong
+  1  scan: at least one file is FAKE; check-config, doctor, model verify: something is wrong; retry, sinks test,
+     sinks replay: it did not work, or not for all
   2  the command line or the configuration is wrong
   3  scan: at least one file could not be judged, and none is FAKE; train: unfinished, the same command goes on
   4  the model, the device or the disk failed, the output could not be written, or dfwatch has a defect

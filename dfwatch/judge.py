@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dfwatch import __version__
 from dfwatch.document import Refusal, Run, Subject, build
-from dfwatch.errors import DfwatchError, MediaError, ReaderCrashError, RefusedError, StorageError
+from dfwatch.errors import (
+    DeviceError,
+    DfwatchError,
+    MediaError,
+    ModelError,
+    ReaderCrashError,
+    ReaderStartError,
+    RefusedError,
+    StorageError,
+)
 from dfwatch.reasons import Reason, Status
 from dfwatch.storage.digest import Digest
 from dfwatch.storage.layout import DroppedName
@@ -168,7 +177,8 @@ class Judge:
         """The sidecar document of one file, for files that are refused or fail too.
 
         Raises:
-            ModelError: The detector failed; no file is to blame.
+            DeviceError: The device failed; no file is to blame.
+            ReaderStartError: The machine starts no reader; no file is to blame.
             StorageError: The disk failed.
         """
         dropped = DroppedName("", os.path.basename(os.path.abspath(path)))
@@ -200,7 +210,10 @@ class Judge:
             timer.restart()
             decision = conclude(reading, scores, self._scorer.bundle, self._settings)
             timer.lap("verdict")
-        except MediaError as error:
+        except (DeviceError, ReaderStartError):
+            raise
+        except (MediaError, ModelError) as error:
+            # A model that cannot score these crops may well score the next file's.
             status, refusal, reading = status_of(error), refusal_of(error), None
         except OSError as exc:
             raise StorageError("reading", dropped.shown, exc.strerror or exc, hint="check the disk") from exc
