@@ -10,8 +10,10 @@ from dfwatch.console.exits import Exit
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from dfwatch.commands import Subparsers
+    from dfwatch.errors import ConfigError
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -22,6 +24,7 @@ def add_parser(commands: Subparsers) -> None:
         command,
         summary="check a configuration file",
         text="Checks the configuration as the service would read it, and prints every mistake with line and column.\n"
+        "A single threshold is held against the model's other one too, where the model is there.\n"
         "Exit status 0: it is fine; 1: it is not.",
     )
     parser.add_argument(
@@ -36,6 +39,8 @@ def command(arguments: argparse.Namespace) -> int:
 
     path = settings_file.find(arguments.config)
     problems = [] if path is None else settings_file.check(path)
+    if path is not None and not problems:
+        problems = _against_the_model(path)
     for problem in problems:
         hint = f" ({problem.hint})" if problem.hint else ""
         print(f"{problem.subject}: {problem.cause}{hint}", file=sys.stderr)
@@ -48,3 +53,25 @@ def command(arguments: argparse.Namespace) -> int:
     else:
         print(f"{loaded.notice}: fine")
     return Exit.OK
+
+
+def _against_the_model(path: Path) -> list[ConfigError]:
+    """What is wrong with a threshold beside the model's other one, where the model is at hand."""
+    from dfwatch.settings import file as settings_file
+
+    settings = settings_file.load(path)
+    if (settings.verdict.real_threshold is None) == (settings.verdict.fake_threshold is None):
+        return []
+    from dfwatch.commands.run import bundle_path
+    from dfwatch.errors import ConfigError, ModelError
+    from dfwatch.models.bundle import load_bundle
+    from dfwatch.verdict import limits_in_force
+
+    try:
+        limits_in_force(load_bundle(bundle_path(settings)).thresholds, settings.verdict)
+    except ModelError:
+        # A file may be checked on a machine without the model; doctor says what is wrong with that.
+        return []
+    except ConfigError as error:
+        return [ConfigError(error.action, path, error.cause, hint=error.hint)]
+    return []

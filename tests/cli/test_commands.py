@@ -232,6 +232,21 @@ def test_output_that_was_closed_is_one_line(
     assert capsys.readouterr().err == "dfwatch: standard output: it is closed\n"
 
 
+def test_check_config_holds_a_threshold_against_the_models_other_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("verdict:\n  real_threshold: 0.999\n")
+    assert main(["check-config", "--config", str(path)]) == Exit.FOUND
+    told = capsys.readouterr().err
+    assert f"{path}: REAL would be said up to 0.999 (verdict.real_threshold)" in told
+    assert "set verdict.real_threshold below" in told
+    path.write_text("verdict:\n  real_threshold: 0.01\n")
+    assert main(["check-config", "--config", str(path)]) == Exit.OK
+    path.write_text("verdict:\n  real_threshold: 0.999\nmodel:\n  path: elsewhere\n")
+    assert main(["check-config", "--config", str(path)]) == Exit.OK, "the model is on another machine"
+
+
 @pytest.mark.parametrize(
     ("encoding", "shown"),
     [("utf-8", "vidéo→😀.yaml".encode()), ("latin-1", b"vid\\u00e9o\\u2192\\ud83d\\ude00.yaml")],
