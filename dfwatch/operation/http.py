@@ -159,5 +159,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _told(reasons: list[str]) -> Answer:
     status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
-    text = json.dumps({"ok": not reasons, "reasons": reasons}, ensure_ascii=False) + "\n"
-    return status, _JSON, text.encode()
+    # In ASCII: a reason may hold a path that is no Unicode.
+    text = json.dumps({"ok": not reasons, "reasons": reasons}) + "\n"
+    return status, _JSON, text.encode("ascii")

@@ -17,6 +17,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dfwatch.errors import ConfigError
+from dfwatch.operation.http import Listener
+from dfwatch.operation.vitals import Inbox, Phase, Vitals
 from dfwatch.settings import file as settings_file
 from tests import programs
 from tests.service.daemon import Daemon, wait_for
@@ -53,6 +55,19 @@ def promtool_accepts(text: str) -> None:
         [programs.require("promtool"), "check", "metrics"], input=text, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_reason_that_is_no_unicode_is_told_all_the_same() -> None:
+    vitals = Vitals(phase=Phase.RUNNING, inbox=Inbox(paused="cannot open /caf\udce9/inbox"))
+    listener = Listener("127.0.0.1:0", lambda: vitals, lambda: b"", "text/plain")
+    listener.start()
+    try:
+        host, port = listener.address or ("", 0)
+        status, text = get(f"{host}:{port}", "/readyz")
+    finally:
+        listener.close()
+    assert status == 503
+    assert json.loads(text)["reasons"] == ["intake is paused: cannot open /caf\udce9/inbox"]
 
 
 def test_metrics_of_a_daemon_at_work(daemons: Make) -> None:
