@@ -160,6 +160,7 @@ class Service:
     def _end(self, pipeline: Pipeline, watcher: Watcher) -> None:
         self._notifier.stopping("finishing what is in work")
         self._reporter.phase = Phase.STOPPING
+        self._heartbeat.close()
         watcher.stop()
         timeout_s = 0.0 if self._failure is not None else self._settings.jobs.stop_timeout_s
         self._notifier.extend_timeout(timeout_s + 15.0)

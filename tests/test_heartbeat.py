@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+from unittest.mock import Mock
+
 import pytest
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from dfwatch.config import Settings
 from dfwatch.operation.heartbeat import Heartbeat, Lateness, Watchdog
+from dfwatch.service import Service
 from dfwatch.systemd import Notifier
+from tests.service.scripted import ScriptedReader, ScriptedScorer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Clock:
@@ -93,6 +102,35 @@ def test_the_longest_silent_comes_first(heartbeat: Heartbeat, clock: Clock) -> N
     assert [lateness.stage for lateness in heartbeat.late()] == ["b", "c", "a"]
     heartbeat.remove("b")
     assert [lateness.stage for lateness in heartbeat.late()] == ["c", "a"]
+
+
+def test_nobody_is_late_who_ends_in_an_orderly_stop(heartbeat: Heartbeat, clock: Clock) -> None:
+    """A stop has a limit of its own, and may take longer than any stage's allowance."""
+    heartbeat.register("reader", 60)
+    heartbeat.register("publisher", 60)
+    heartbeat.close()
+    clock.now += 61
+    assert heartbeat.late() == ()
+    heartbeat.beat("publisher")
+    notifier = RecordingNotifier()
+    Watchdog(heartbeat, notifier, 120, clock).feed()
+    assert notifier.fed == 1
+
+
+def test_a_stopping_service_expects_no_beats(tmp_path: Path) -> None:
+    service = Service(
+        Settings(root=str(tmp_path)),
+        make_scorer=lambda _settings: ScriptedScorer(),
+        make_reader=lambda _settings: ScriptedReader(),
+        reload_settings=Settings,
+        notifier=RecordingNotifier(),
+    )
+    service._heartbeat.register("watcher", 1e-9)
+    assert service._heartbeat.late()
+    pipeline, watcher = Mock(), Mock()
+    pipeline.stop.return_value = 0
+    service._end(pipeline, watcher)
+    assert service._heartbeat.late() == ()
 
 
 def test_unknown_stages_are_a_mistake(heartbeat: Heartbeat) -> None:

@@ -48,6 +48,7 @@ class Heartbeat:
         self._clock = clock
         self._stages: dict[str, _Stage] = {}
         self._lock = threading.Lock()
+        self._closed = False
 
     def register(self, stage: str, allowance_s: float, *, idle: bool = False) -> None:
         """Expect beats of ``stage``, never more than ``allowance_s`` apart unless it is idle.
@@ -96,9 +97,16 @@ class Heartbeat:
             entry.last_beat, entry.idle, entry.doing = self._clock(), True, ""
             entry.allowance_s = entry.usual_allowance_s
 
-    def late(self) -> tuple[Lateness, ...]:
-        """The stages that are over their allowance, the longest silent first."""
+    def close(self) -> None:
+        """Expect nothing of anybody any more: the stages end, each in its time, and whoever ends them has a limit."""
         with self._lock:
+            self._closed = True
+
+    def late(self) -> tuple[Lateness, ...]:
+        """The stages that are over their allowance, the longest silent first; none once it is closed."""
+        with self._lock:
+            if self._closed:
+                return ()
             now = self._clock()
             late = [
                 Lateness(name, now - entry.last_beat, entry.allowance_s, entry.doing)
