@@ -26,7 +26,7 @@ class SceneCounter:
         """Number of the scene of the next frame (uint8, three channels), from 0."""
         if max(picture.shape[:2]) >= _HALVED_FROM_PX:
             # Averaging four pixels is so much quicker than averaging any number that two steps take a third of one.
-            half = (picture.shape[1] // 2, picture.shape[0] // 2)
+            half = (max(1, picture.shape[1] // 2), max(1, picture.shape[0] // 2))
             picture = np.asarray(cv2.resize(picture, half, interpolation=cv2.INTER_AREA), np.uint8)
         small = np.asarray(cv2.resize(picture, (64, 64), interpolation=cv2.INTER_AREA), np.uint8)
         bins = (small >> 5).astype(np.int32)

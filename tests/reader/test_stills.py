@@ -125,3 +125,12 @@ def test_an_extended_webp_of_one_picture_is_no_animation(tmp_path: Path) -> None
 def test_other_colour_models(tmp_path: Path, mode: str, name: str) -> None:
     Image.fromarray(paint(1, (320, 240))).convert(mode).save(tmp_path / name)
     assert len(read(tmp_path / name).crops) == 1
+
+
+@pytest.mark.parametrize("size", [(8000, 16), (16, 8000)])
+def test_a_picture_that_is_nearly_a_line_is_read(tmp_path: Path, size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "line.png")
+    reading = read(tmp_path / "line.png")
+    assert (reading.video.width, reading.video.height) == size
+    assert reading.tracks == ()
