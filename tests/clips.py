@@ -34,7 +34,8 @@ BITS = 16
 FAST: dict[str, dict[str, str]] = {
     "libx264": {"preset": "ultrafast", "crf": "20"},
     "libx265": {"preset": "ultrafast", "crf": "20", "x265-params": "log-level=none"},
-    "libvpx": {"deadline": "realtime", "cpu-used": "8", "crf": "10", "b:v": "2M"},
+    # Above 0 the encoder takes less care the busier the machine is.
+    "libvpx": {"deadline": "realtime", "cpu-used": "-8", "crf": "10", "b:v": "2M"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8", "crf": "25", "b:v": "0"},
     "libsvtav1": {"preset": "12", "crf": "30"},
     "mpeg4": {"qscale": "3"},

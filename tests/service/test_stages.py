@@ -73,6 +73,7 @@ class StuckReader(ScriptedReader):
     """Does not come back from a file, as from a dead disk, before it is let go."""
 
     def __init__(self, let_go: threading.Event) -> None:
+        super().__init__()
         self._let_go = let_go
 
     def read(self, fd: int, crop: Any) -> Any:

@@ -154,11 +154,11 @@ def test_a_stalled_upload_without_a_local_writer_is_waited_for_by_its_header(
     bench = make_bench(short_quiet_s=60.0)
     header = b"RIFF" + (996).to_bytes(4, "little") + b"AVI "
     path = inbox / "clip.avi"
-    path.write_bytes(header + bytes(500))
+    path.write_bytes(header + b"x" * 500)
     waiting = bench.until(lambda result: result.next_due_s is not None and result.next_due_s > 10 * QUIET_S)
     assert waiting.ready == ()
     with path.open("ab") as file:
-        file.write(bytes(1004 - 512))
+        file.write(b"x" * (1004 - 512))
     bench.run(lambda: bool(bench.claimed))
     assert len(bench.claimed["clip.avi"]) == 1004
     assert "declared size" in bench.evidence["clip.avi"]
