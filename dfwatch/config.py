@@ -172,7 +172,7 @@ class ReaderSettings:
         maximum=MOST_PIXELS,
     )
     min_side_px: int = setting(16, doc="Frames with a side shorter than this are refused.", minimum=1)
-    max_duration_s: float = setting(24 * 3600.0, doc="Videos that claim to play longer are refused.", minimum=1.0)
+    max_duration_s: float = setting(DAY_S, doc="Videos that claim to play longer are refused.", minimum=1.0)
     time_limit_s: float = setting(300.0, doc="Wall-clock limit for reading one file.", minimum=1.0, maximum=WEEK_S)
     cpu_limit_s: float = setting(
         600.0, doc="Processor-time limit for reading one file.", minimum=1.0, maximum=4 * WEEK_S
@@ -462,7 +462,7 @@ class SinkSettings:
         300.0, doc="The longest pause between two deliveries.", minimum=0.05, maximum=4 * WEEK_S
     )
     retry_for_s: float = setting(
-        3 * 24 * 3600.0,
+        3 * DAY_S,
         doc="A message that failed for this long is set aside as dead, and the next one has its turn; 0: never.",
         minimum=0.0,
     )

@@ -15,7 +15,7 @@ import functools
 import shutil
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
 import cv2
@@ -24,7 +24,7 @@ import skimage.data
 from PIL import Image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -253,6 +253,24 @@ def cut(source: Path, path: Path, share: float) -> Path:
     with source.open("rb") as file:
         path.write_bytes(file.read(int(source.stat().st_size * share)))
     return path
+
+
+def mux_beside_silence(
+    output: av.container.OutputContainer,
+    picture: av.VideoStream | None,
+    packets: list[av.Packet[Any]],
+    sound: av.AudioStream,
+    tenths: Iterable[int],
+) -> None:
+    """Write pictures as they are, each beside its time's sound: silence of 44.1 kHz in these tenths of a second."""
+    for tenth in tenths:
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4410 * 2), np.int16), format="s16", layout="stereo")
+        frame.sample_rate, frame.pts = 44100, tenth * 4410
+        output.mux(sound.encode(frame))
+        while packets and packets[0].dts * packets[0].time_base < (tenth + 1) / 10:
+            packet = packets.pop(0)
+            packet.stream = picture
+            output.mux(packet)
 
 
 def zeroed(source: Path, path: Path, first: float, last: float) -> Path:

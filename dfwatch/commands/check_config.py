@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from dfwatch.commands import Subparsers
     from dfwatch.errors import ConfigError
+    from dfwatch.settings.file import Loaded
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -39,15 +40,12 @@ def command(arguments: argparse.Namespace) -> int:
 
     path = settings_file.find(arguments.config)
     problems = [] if path is None else settings_file.check(path)
-    if path is not None and not problems:
-        problems = _against_the_model(path)
-    for problem in problems:
-        hint = f" ({problem.hint})" if problem.hint else ""
-        print(f"{problem.subject}: {problem.cause}{hint}", file=sys.stderr)
     if problems:
-        print(f"{len(problems)} mistake{'s' if len(problems) > 1 else ''} in {path}", file=sys.stderr)
-        return Exit.FOUND
+        return _tell(problems, path)
     loaded = settings_file.load_found(arguments.config)
+    problems = _against_the_model(loaded)
+    if problems:
+        return _tell(problems, path)
     if arguments.show:
         sys.stdout.write(render(loaded.settings))
     else:
@@ -55,11 +53,17 @@ def command(arguments: argparse.Namespace) -> int:
     return Exit.OK
 
 
-def _against_the_model(path: Path) -> list[ConfigError]:
-    """What is wrong with a threshold beside the model's other one, where the model is at hand."""
-    from dfwatch.settings import file as settings_file
+def _tell(problems: list[ConfigError], path: Path | None) -> int:
+    for problem in problems:
+        hint = f" ({problem.hint})" if problem.hint else ""
+        print(f"{problem.subject}: {problem.cause}{hint}", file=sys.stderr)
+    print(f"{len(problems)} mistake{'s' if len(problems) > 1 else ''} in {path}", file=sys.stderr)
+    return Exit.FOUND
 
-    settings = settings_file.load(path)
+
+def _against_the_model(loaded: Loaded) -> list[ConfigError]:
+    """What is wrong with a threshold beside the model's other one, where the model is at hand."""
+    settings = loaded.settings
     if (settings.verdict.real_threshold is None) == (settings.verdict.fake_threshold is None):
         return []
     from dfwatch.commands.run import bundle_path
@@ -73,5 +77,5 @@ def _against_the_model(path: Path) -> list[ConfigError]:
         # A file may be checked on a machine without the model; doctor says what is wrong with that.
         return []
     except ConfigError as error:
-        return [ConfigError(error.action, path, error.cause, hint=error.hint)]
+        return [ConfigError(error.action, loaded.path, error.cause, hint=error.hint)]
     return []

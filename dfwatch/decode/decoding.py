@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import av
 
-from dfwatch.decode.demuxing import SEEKS_BY_GUESS, packets_of
-from dfwatch.decode.good_frames import SLACK_S, TELLS_WHEN_HEALED, GoodFrames, stamp_of
+from dfwatch.decode.demuxing import SEEKS_BY_GUESS, packets_of, stamp_of
+from dfwatch.decode.good_frames import SLACK_S, TELLS_WHEN_HEALED, GoodFrames
 from dfwatch.decode.pictures import Converter, Orientation, VideoPicture, orientation_of, pixel_aspect_of
 
 if TYPE_CHECKING:

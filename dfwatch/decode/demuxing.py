@@ -335,6 +335,11 @@ class Source:
             )
 
 
+def stamp_of(coded: av.Packet[Any] | av.VideoFrame) -> int | None:
+    """Time stamp of a packet or frame, in its stream's unit: when it is shown, else when it is decoded."""
+    return coded.pts if coded.pts is not None else coded.dts
+
+
 def packets_of(source: Source) -> Iterator[av.Packet[av.VideoStream]]:
     """The stream's packets from here on, until the file ends or the demuxer gives up; no flush packet.
 

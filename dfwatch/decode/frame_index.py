@@ -13,7 +13,7 @@ import av
 import numpy as np
 
 from dfwatch.decode.avi import chunks_beside_holes
-from dfwatch.decode.demuxing import SEEKS_BY_GUESS, all_packets_of, packets_of
+from dfwatch.decode.demuxing import SEEKS_BY_GUESS, all_packets_of, packets_of, stamp_of
 from dfwatch.decode.durations import MAX_FRAMES_PER_S, is_of_whole_file, lone_frame_s, playing_time, stated_duration
 from dfwatch.decode.holes import LOST_SHARE, REORDERED_PACKETS, Hole, PacketLog
 from dfwatch.decode.joins import find_joins
@@ -326,7 +326,7 @@ def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
     packets = 0
     last_duration, latest = 0, -(1 << 63)
     for packet in packets_of(source):
-        stamp = packet.pts if packet.pts is not None else packet.dts
+        stamp = stamp_of(packet)
         packets += 1
         if stamp is None or packet.is_discard:
             continue
@@ -399,7 +399,7 @@ def _other_streams_s(source: Source) -> float:
     source.reopen()
     first_s, end_s = math.inf, -math.inf
     for packet in all_packets_of(source):
-        stamp = packet.pts if packet.pts is not None else packet.dts
+        stamp = stamp_of(packet)
         if packet.stream_index == source.stream.index or stamp is None:
             continue
         unit_s = float(packet.time_base)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import av
 
-from dfwatch.decode.demuxing import packets_of
+from dfwatch.decode.demuxing import packets_of, stamp_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -211,8 +211,3 @@ class GoodFrames:
         self._passes_over = self._heals = True
         self._resumed_at = None
         return True
-
-
-def stamp_of(coded: VideoPacket | av.VideoFrame) -> int | None:
-    """Time stamp of a packet or frame, in the stream's unit: when it is shown, else when it is decoded."""
-    return coded.pts if coded.pts is not None else coded.dts

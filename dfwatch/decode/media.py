@@ -63,12 +63,16 @@ class _Harvest:
     Boxes and thumbnails are brought to the size of the first frame, should that of others differ.
     """
 
-    size: tuple[int, int] = (0, 0)
     frames: list[SampledFrame] = field(default_factory=list)
     sightings: list[list[Sighting]] = field(default_factory=list)
     crops: list[NDArray[np.uint8]] = field(default_factory=list)
     thumbnails: list[NDArray[np.uint8]] = field(default_factory=list)
     measured: Measured = field(default_factory=Measured)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the first frame, upright, in pixels."""
+        return self.measured.sizes[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +198,6 @@ class MediaReader:
         index = len(harvest.frames)
         harvest.frames.append(SampledFrame(index, time_s))
         size = (picture.width, picture.height)
-        harvest.size = harvest.size if index else size
         small = picture.search_bgr(self._faces.detect_side_px)
         harvest.measured.add_frame(small, size)
         if self._thumbnail_side_px:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
-from dfwatch.decode.demuxing import all_packets_of, packets_of
+from dfwatch.decode.demuxing import all_packets_of, packets_of, stamp_of
 from dfwatch.decode.joins import longest_pause_s, may_be_joined
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class OtherStreams:
         self._read = True
         self._source.reopen()
         for packet in all_packets_of(self._source):
-            stamp = packet.pts if packet.pts is not None else packet.dts
+            stamp = stamp_of(packet)
             if packet.stream_index != self._source.stream.index and stamp is not None and packet.pos is not None:
                 self._places.append(packet.pos)
                 self._times_s.append(float(stamp * packet.time_base))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dfwatch.inbox.completeness import Length
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     ReadAt = Callable[[int, int], bytes]
     """``read_at(offset, count)``: up to ``count`` bytes from ``offset``; fewer at the end of the file."""
@@ -65,7 +65,8 @@ def _riff(read_at: ReadAt, size_bytes: int) -> Declaration:
     """RIFF chunks follow each other; an OpenDML AVI goes on after 1 or 2 GiB in further ones of the form AVIX."""
     container = "avi" if read_at(8, 4) == b"AVI " else "riff"
     end = 0
-    for _ in range(MAX_READS):
+    reads = iter(range(MAX_READS))
+    for _ in reads:
         head = read_at(end, 12)
         if len(head) < 12 or head[:4] != b"RIFF" or (end > 0 and head[8:12] != b"AVIX"):
             break
@@ -74,20 +75,21 @@ def _riff(read_at: ReadAt, size_bytes: int) -> Declaration:
             # Written first, filled in when the last frame has been: a recording that still goes on.
             return Declaration(container, missing="the length in the RIFF header")
         start, end = end, end + 8 + length + (length & 1 if end + 8 + length < size_bytes else 0)
-        if container == "avi" and end <= size_bytes and _lacks_last_chunks(read_at, start, end):
+        if container == "avi" and end <= size_bytes and _lacks_last_chunks(read_at, start, end, reads):
             return Declaration(container, end, missing="what follows its frames")
         if container != "avi" or end >= size_bytes:
             break
     return Declaration(container, end or None)
 
 
-def _lacks_last_chunks(read_at: ReadAt, start: int, end: int) -> bool:
+def _lacks_last_chunks(read_at: ReadAt, start: int, end: int, reads: Iterator[int]) -> bool:
     """Whether there are zeros where the chunks behind the frames belong, in a RIFF that is as long as it says.
 
-    So it looks while it is being written by a sender that gave the file its whole length first.
+    So it looks while it is being written by a sender that gave the file its whole length first. ``reads`` gives one
+    item for each read that is left, for all RIFFs of a file.
     """
     place = start + 12
-    for _ in range(MAX_READS):
+    for _ in reads:
         head = read_at(place, 8)
         if len(head) < 8 or place > end - 8:
             return False

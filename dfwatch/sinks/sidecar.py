@@ -43,8 +43,9 @@ class Place:
         return self._in(make_folder(self.base, self.dropped, self.job_id))
 
     def known_paths(self) -> list[str]:
-        """Every path at which it may lie; makes nothing."""
-        return [path for folder in folders(self.base, self.dropped, self.job_id) for path in self._in(folder)]
+        """Every path at which it may lie, in folders that let us in; makes nothing."""
+        within = filter(_lets_in, folders(self.base, self.dropped, self.job_id))
+        return [path for folder in within for path in self._in(folder)]
 
     def _in(self, folder: str) -> list[str]:
         return [os.path.join(folder, name) for name in sidecar_names(self.dropped.name, self.sha256, self.job_id)]
@@ -89,7 +90,7 @@ def find(place: Place) -> tuple[str, dict[str, Any]] | None:
     """
     try:
         for path in place.known_paths():
-            document = _load(path, place.job_id) if _lets_in(os.path.dirname(path)) else None
+            document = _load(path, place.job_id)
             if document is not None:
                 return path, document
     except OSError as exc:
@@ -115,10 +116,8 @@ def _lets_in(folder: str) -> bool:
     """
     try:
         os.stat(os.path.join(folder, "."))
-    except PermissionError:
-        return False
-    except OSError:
-        return True
+    except OSError as exc:
+        return not isinstance(exc, PermissionError)
     return True
 
 

@@ -108,6 +108,11 @@ def _look_and_rename(source: str, target: str) -> None:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), source, None, target)
 
 
+def may_write(folder: str) -> bool:
+    """Whether we may make files in a folder; False also where that cannot be told."""
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
+
+
 def fsync_folder(path: str) -> None:
     """Make the entries of a folder durable."""
     try:
@@ -115,7 +120,7 @@ def fsync_folder(path: str) -> None:
     except PermissionError:
         # Who may write a folder need not be allowed to read it, and what cannot be opened goes to the disk only with
         # everything else.
-        if not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+        if not may_write(path):
             raise
         os.sync()
         return

@@ -15,7 +15,7 @@ import structlog
 
 from dfwatch.printable import printable
 from dfwatch.reasons import Label, Status
-from dfwatch.storage.durable import NAME_MAX_BYTES, fitting_name, fsync_folder
+from dfwatch.storage.durable import NAME_MAX_BYTES, fitting_name, fsync_folder, may_write
 
 if TYPE_CHECKING:
     from dfwatch.config import OutcomeSettings
@@ -102,7 +102,7 @@ def make_folder(base: str, dropped: DroppedName, job_id: str) -> str:
     try:
         if len(os.fsencode(wanted)) <= _LONGEST_FOLDER_BYTES:
             _make_durable(wanted)
-            if wanted == base or not _is_closed(wanted):
+            if wanted == base or may_write(wanted):
                 return wanted
             _tell_closed(wanted, job_id)
     except (FileExistsError, NotADirectoryError):
@@ -126,11 +126,6 @@ def make_own_folder(base: str, job_id: str) -> str:
 
 def _tell_closed(folder: str, job_id: str) -> None:
     _log.warning("a folder is closed to the service, so a job got one of its own", folder=printable(folder), job=job_id)
-
-
-def _is_closed(folder: str) -> bool:
-    """Whether we may not make files in a folder, however often we try."""
-    return not os.access(folder, os.W_OK | os.X_OK, effective_ids=True)
 
 
 def _make_durable(path: str) -> None:

@@ -17,7 +17,7 @@ from dfwatch.decode.demuxing import Source
 from dfwatch.decode.holes import PacketLog
 from dfwatch.decode.joins import LONGEST_PAUSE_S, find_joins, longest_pause_s
 from dfwatch.decode.recordings import may_hold_several
-from tests.clips import make_clip, paint
+from tests.clips import make_clip, mux_beside_silence, paint
 from tests.reader.helpers import READER, read, sample
 
 if TYPE_CHECKING:
@@ -132,14 +132,8 @@ def with_sound(path: Path, video: list[Path], sound_s: list[tuple[int, int]]) ->
             with av.open(str(part)) as source:
                 picture = picture or output.add_stream_from_template(source.streams.video[0])
                 packets += [packet for packet in source.demux(video=0) if packet.dts is not None]
-        for block in [block for start, end in sound_s for block in range(10 * start, 10 * end)]:
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 4410 * 2), np.int16), format="s16", layout="stereo")
-            frame.sample_rate, frame.pts = 44100, block * 4410
-            output.mux(sound.encode(frame))
-            while packets and packets[0].dts * packets[0].time_base < (block + 1) / 10:
-                packet = packets.pop(0)
-                packet.stream = picture
-                output.mux(packet)
+        tenths = [tenth for start, end in sound_s for tenth in range(10 * start, 10 * end)]
+        mux_beside_silence(output, picture, packets, sound, tenths)
     return path
 
 

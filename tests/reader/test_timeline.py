@@ -7,13 +7,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import av
-import numpy as np
 import pytest
 
 from dfwatch.decode.holes import PacketLog
 from dfwatch.errors import UndecodableError
 from dfwatch.reasons import Reason
-from tests.clips import make_clip, zeroed
+from tests.clips import make_clip, mux_beside_silence, zeroed
 from tests.reader.helpers import read, sample
 
 if TYPE_CHECKING:
@@ -135,15 +134,7 @@ def test_sound_that_goes_on_while_the_screen_stands_still_is_nothing_lost(folder
         picture = output.add_stream_from_template(source.streams.video[0])
         sound = output.add_stream("mp2" if name.endswith("ts") else "pcm_s16le", rate=44100, layout="stereo")
         packets = [packet for packet in source.demux(video=0) if packet.dts is not None]
-        for block in range(26 * 10):
-            samples = np.zeros((1, 4410 * 2), np.int16)
-            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="stereo")
-            frame.sample_rate, frame.pts = 44100, block * 4410
-            output.mux(sound.encode(frame))
-            while packets and packets[0].dts * packets[0].time_base < (block + 1) / 10:
-                packet = packets.pop(0)
-                packet.stream = picture
-                output.mux(packet)
+        mux_beside_silence(output, picture, packets, sound, range(26 * 10))
     reading = read(path)
     assert (reading.sampling.failed, flags(reading)) == (0, {"gaps"})
 

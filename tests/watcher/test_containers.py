@@ -258,3 +258,17 @@ def test_a_file_of_endless_tiny_boxes_is_given_up_soon() -> None:
 
     assert declared_length(read_at, 2**40).compare(2**40) is Length.UNKNOWN
     assert reads <= MAX_READS + 4
+
+
+def test_the_chunks_of_all_parts_of_an_avi_share_the_limit() -> None:
+    empty = chunk(b"JUNK") * 90
+    data = chunk(b"RIFF", b"AVI " + empty) + 90 * chunk(b"RIFF", b"AVIX" + empty)
+    reads = 0
+
+    def read_at(offset: int, count: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        return data[offset : offset + count]
+
+    declared_length(read_at, len(data))
+    assert reads <= MAX_READS + 4
