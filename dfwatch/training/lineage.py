@@ -30,14 +30,14 @@ def inherited_groups(recipe: Recipe) -> frozenset[str]:
 
     Raises:
         TrainingError: When the first weights lie in the folder of a run that kept no groups.
-        BundleError: When the teacher's bundle, or that of the first weights, cannot be read.
+        BundleError: When a bundle of the teacher's, or that of the first weights, cannot be read.
     """
     found: frozenset[str] = frozenset()
     if recipe.initial not in _FROM_ELSEWHERE:
         path = os.path.abspath(recipe.initial)
         found |= _groups_of(path if os.path.isdir(path) else os.path.dirname(path))
     if recipe.teacher is not None:
-        found |= load_bundle(recipe.teacher.bundle).trained_groups()
+        found = found.union(*(load_bundle(folder).trained_groups() for folder in recipe.teacher.bundles))
     return found
 
 

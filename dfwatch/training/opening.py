@@ -73,9 +73,9 @@ def open_trainer(
     refuse_known(recipe, inherited, measured)
     teaching = None
     if recipe.teacher is not None:
-        from dfwatch.training.teacher import Teacher  # noqa: PLC0415 - only distillation needs it
+        from dfwatch.training.teacher import open_teacher  # noqa: PLC0415 - only distillation needs it
 
-        teacher = Teacher(recipe.teacher.bundle, options.device)
+        teacher = open_teacher(recipe.teacher.bundles, options.device)
         hints = None
         if recipe.teacher.once:
             hints = load_hints(recipe, pools, teacher, options.folder, progress=hinting, must_stop=options.must_stop)

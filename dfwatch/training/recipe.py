@@ -29,6 +29,7 @@ _ADDED_LATER = (
     ("teacher", "once", False),
     ("teacher", "features", 0.0),
     ("teacher", "maps", 0.0),
+    ("teacher", "others", 0),
 )
 
 
@@ -126,6 +127,7 @@ class TeacherSpec:
             needs ``once``. A network that begins anew learns more from a thousand numbers a crop than from one.
         maps: Weight of the loss between the maps at the end of the teacher's four stages, standardised, and a linear
             map of the student's. The teacher makes them live, at the student's size. For ResNeXt50, EfficientNet-Lite.
+        others: Folders of more bundles: the mean of all logits is the answer. Features and maps are ``bundle``'s.
     """
 
     bundle: str
@@ -134,6 +136,12 @@ class TeacherSpec:
     once: bool = False
     features: float = 0.0
     maps: float = 0.0
+    others: tuple[str, ...] = ()
+
+    @property
+    def bundles(self) -> tuple[str, ...]:
+        """The folders of all who answer, ``bundle`` first."""
+        return (self.bundle, *self.others)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +222,7 @@ class Recipe:
         if settings["teacher"] is not None:
             # A path says nothing of what the teacher knows, and another machine has other paths.
             del settings["teacher"]["bundle"]
+            settings["teacher"]["others"] = len(settings["teacher"]["others"])
         for section, key, default in _ADDED_LATER:
             holder = settings[section] if section else settings
             if holder is not None and holder[key] == default:

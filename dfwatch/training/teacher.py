@@ -1,4 +1,4 @@
-"""A trained bundle as the teacher of another network."""
+"""Trained bundles as the teacher of another network."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from dfwatch.models.checkpoints import load_network
 from dfwatch.training.features import FeatureTap, MapTap
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 
@@ -86,3 +88,47 @@ class Teacher:
             pixels = ((pixels - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
             logits: Tensor = self._network(pixels).float()
         return logits
+
+
+class Panel:
+    """Several teachers who answer with the mean of their logits; features and maps are the first one's.
+
+    Networks that are alike in AUC err apart, so that together they know more than any of them (Hinton et al., 2015).
+
+    Args:
+        members: The teachers, at least one.
+
+    Attributes:
+        size_px: Side of the crops to show; each member scales them to its own.
+        weights_sha256: Who answers, in order.
+        conventions: What ``Teacher.conventions`` says, for each.
+    """
+
+    def __init__(self, members: Sequence[Teacher]) -> None:
+        self._members = members
+        self.size_px = max(member.size_px for member in members)
+        self.weights_sha256 = "+".join(member.weights_sha256 for member in members)
+        self.conventions = "; ".join(f"{member.size_px} px, {member.conventions}" for member in members)
+
+    @property
+    def features(self) -> Tensor:
+        """What the first teacher's classifier was given for the last crops: (n, width)."""
+        return self._members[0].features
+
+    def __call__(self, crops: Tensor) -> Tensor:
+        """Return logits (n, 2), float32."""
+        return torch.stack([member(crops) for member in self._members]).mean(0)
+
+    def maps(self, crops: Tensor) -> list[Tensor]:
+        """Return the maps of the first teacher's stages: ``Teacher.maps``."""
+        return self._members[0].maps(crops)
+
+
+def open_teacher(bundle_folders: Sequence[str], device: str) -> Teacher | Panel:
+    """Return the teacher that a recipe names: a bundle, or a panel of several.
+
+    Raises:
+        TrainingError: When a bundle does not have two outputs.
+    """
+    members = [Teacher(folder, device) for folder in bundle_folders]
+    return members[0] if len(members) == 1 else Panel(members)

@@ -18,7 +18,7 @@ from dfwatch.reader import Reader
 from dfwatch.reading import CropSpec
 from dfwatch.training.layouts import scan
 from dfwatch.training.packs import Pack
-from dfwatch.training.teacher import Teacher
+from dfwatch.training.teacher import Teacher, open_teacher
 from tests.clips import PlacedFace, make_clip
 from tests.training.test_evaluate import call
 
@@ -157,3 +157,18 @@ def test_a_teacher_answers_as_its_network_does(packs: Path, tmp_path: Path) -> N
     larger = torch.nn.functional.interpolate(crops.permute(0, 3, 1, 2).float(), scale_factor=2, mode="nearest")
     again = Teacher(str(bundle), "cpu")(larger.permute(0, 2, 3, 1).to(torch.uint8))
     assert torch.allclose(again, expected, atol=0.3)
+
+
+def test_several_teachers_answer_with_the_mean_of_their_logits_and_the_firsts_features() -> None:
+    names = ("shipped:efficientnet_lite2_dfdc", "shipped:efficientnet_lite0_dfdc")
+    apart = [open_teacher([name], "cpu") for name in names]
+    panel, turned = open_teacher(names, "cpu"), open_teacher(names[::-1], "cpu")
+    side_px = apart[0].size_px
+    crops = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, side_px, side_px, 3)).astype(np.uint8))
+    answers = [teacher(crops) for teacher in apart]
+    assert not torch.allclose(*answers, atol=0.01)
+    assert torch.allclose(panel(crops), sum(answers) / 2, atol=1e-5)
+    assert torch.equal(panel.features, apart[0].features)
+    assert all(map(torch.equal, panel.maps(crops), apart[0].maps(crops)))
+    assert panel.weights_sha256 == "+".join(teacher.weights_sha256 for teacher in apart) != turned.weights_sha256
+    assert panel.conventions.count(apart[0].conventions) == len(apart)

@@ -64,9 +64,12 @@ def test_a_bundle_remembers_what_its_first_weights_were_trained_on(data_root: st
 
 def test_a_bundle_remembers_what_its_teacher_was_trained_on(data_root: str, tmp_path: Path) -> None:
     bundled(data_root, tmp_path / "teacher", recipe(stages=SHORT), "only the teacher saw it")
-    made = recipe(stages=SHORT, teacher=TeacherSpec(bundle=str(tmp_path / "teacher" / "bundle")))
+    bundled(data_root, tmp_path / "other", recipe(stages=SHORT), "only the other teacher saw it")
+    teachers = [str(tmp_path / name / "bundle") for name in ("teacher", "other")]
+    made = recipe(stages=SHORT, teacher=TeacherSpec(bundle=teachers[0], others=(teachers[1],)))
     student = bundled(data_root, tmp_path / "student", made)
     assert group_hash("only the teacher saw it") in student.trained_groups()
+    assert group_hash("only the other teacher saw it") in student.trained_groups()
     # A bundle that is made elsewhere, without the teacher, of what was carried away.
     elsewhere = dataclasses.replace(made, teacher=dataclasses.replace(made.teacher, bundle="not there"))
     again = export_bundle(str(tmp_path / "student" / "parts"), elsewhere, str(tmp_path / "again"), ())

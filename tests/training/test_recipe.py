@@ -126,6 +126,10 @@ def test_settings_that_came_later_leave_older_digests_alone(tmp_path: Path) -> N
     taught = load_recipe(write(tmp_path, SMALL + teacher + "}\n")).digest()
     assert load_recipe(write(tmp_path, SMALL + teacher + ", once: false}\n")).digest() == taught
     assert load_recipe(write(tmp_path, SMALL + teacher + ", once: true}\n")).digest() != taught
+    assert load_recipe(write(tmp_path, SMALL + teacher + ", others: []}\n")).digest() == taught
+    more = {load_recipe(write(tmp_path, SMALL + teacher + f", others: [{name}]}}\n")).digest() for name in "ab"}
+    assert len(more) == 1
+    assert taught not in more
 
 
 @pytest.mark.parametrize(
