@@ -20,7 +20,7 @@ from dfwatch.journal import State
 from dfwatch.storage.crashpoints import crash_point
 from dfwatch.storage.durable import fsync_folder, rename_new
 from dfwatch.storage.layout import DroppedName, name_from_text, name_to_text
-from dfwatch.storage.stamps import new_job_id, utc_now
+from dfwatch.storage.stamps import named_at, new_job_id
 
 if TYPE_CHECKING:
     from dfwatch.journal import JobRow, Journal
@@ -105,7 +105,7 @@ def claim(
     dropped = DroppedName.of(relative)
     path = os.path.join(layout.inbox, relative)
     job_id = job_id or new_job_id()
-    job = Job(job_id, dropped, os.path.join(layout.work, job_id), utc_now(), evidence)
+    job = Job(job_id, dropped, os.path.join(layout.work, job_id), named_at(job_id), evidence)
     try:
         if not Fingerprint.from_stat(os.lstat(path)).same_bytes(expected, renamed=False):
             return None
@@ -264,7 +264,7 @@ def _read_note(folder: str, job_id: str) -> Job:
             evidence=tuple(map(str, note["evidence"])),
         )
     except (OSError, ValueError, KeyError, TypeError):
-        return Job(job_id, DroppedName("", job_id), folder, utc_now(), ("recovered without its note",))
+        return Job(job_id, DroppedName("", job_id), folder, named_at(job_id), ("recovered without its note",))
 
 
 def _remove_second_name(layout: Layout, job: Job) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 from datetime import UTC, datetime
 
+_ID_TIME = "%Y%m%dT%H%M%S.%fZ"
+
 
 def utc_now() -> str:
     """The wall clock as ISO 8601 in UTC with milliseconds."""
@@ -18,4 +20,12 @@ def stamp(moment: datetime) -> str:
 
 def new_job_id() -> str:
     """A name that sorts by time and does not repeat: UTC to the microsecond and 32 random bits."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}"
+    return f"{datetime.now(UTC):{_ID_TIME}}-{secrets.token_hex(4)}"
+
+
+def named_at(job_id: str) -> str:
+    """When a name was made, as ``utc_now`` writes it, so that names and times sort alike; now for names of others."""
+    try:
+        return stamp(datetime.strptime(job_id.partition("-")[0], _ID_TIME).replace(tzinfo=UTC))
+    except ValueError:
+        return utc_now()

@@ -94,6 +94,14 @@ class Daemon:
                 lines.append({"event": line.decode("utf-8", "replace")})
         return lines
 
+    def health(self) -> dict[str, Any]:
+        """What the daemon last said of itself; nothing before it first did."""
+        try:
+            health: dict[str, Any] = json.loads((self.root / "state" / "health.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return health
+
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()

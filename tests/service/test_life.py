@@ -322,8 +322,7 @@ def test_a_nearly_full_disk_pauses_intake_until_there_is_room(daemon: Daemon) ->
     daemon.start()
     wait_for(lambda: any("paused" in event for event in daemon.events()), "intake is paused")
     assert daemon.files() == {"inbox/clip.mp4": "fake"}
-    health = json.loads((daemon.root / "state" / "health.json").read_text())
-    assert "MiB free" in health["paused"]
+    wait_for(lambda: "MiB free" in str(daemon.health().get("paused")), "the health tells of it")
     daemon.configure({})
     assert daemon.process is not None
     daemon.process.send_signal(signal.SIGHUP)
@@ -335,10 +334,9 @@ def test_of_an_inbox_with_thousands_of_files_all_are_told_as_ready(daemon: Daemo
     for number in range(1100):
         (daemon.inbox / f"{number}.mp4").write_text("real")
     daemon.start()
-    path = daemon.root / "state" / "health.json"
 
     def told() -> tuple[int, int]:
-        health = json.loads(path.read_text()) if path.exists() else {}
+        health = daemon.health()
         return health.get("inbox_ready", 0), health.get("inbox_waiting", 0)
 
     wait_for(lambda: told() == (1100, 0), "all are ready")
@@ -359,8 +357,7 @@ def test_a_machine_that_starts_no_threads_is_waited_out(daemon: Daemon, monkeypa
         daemon.drop(f"small {number}.mp4", "fake")
     for number in range(10):
         assert daemon.sidecar(f"small {number}.mp4")["verdict"] == "FAKE"
-    health = daemon.root / "state" / "health.json"
-    wait_for(lambda: "can't start new thread" in json.loads(health.read_text())["trouble"], "status can tell of it")
+    wait_for(lambda: "can't start new thread" in str(daemon.health().get("trouble")), "status can tell of it")
     trouble.unlink()
     document = daemon.sidecar("large.mp4")
     assert (document["verdict"], document["attempt"]) == ("REAL", 1)
@@ -526,9 +523,7 @@ def test_a_file_that_cannot_be_moved_holds_up_no_other(daemon: Daemon) -> None:
         wait_for(lambda: any("cannot be taken in" in event for event in daemon.events()), "it is logged")
         daemon.drop("free.mp4", "real")
         assert daemon.sidecar("free.mp4")["verdict"] == "REAL"
-        wait_for(
-            lambda: json.loads((daemon.root / "state" / "health.json").read_text())["blocked"], "status can tell of it"
-        )
+        wait_for(lambda: daemon.health().get("blocked"), "status can tell of it")
         assert sum("cannot be taken in" in event for event in daemon.events()) == 1
     finally:
         subprocess.run(free, check=True)
