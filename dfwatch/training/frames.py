@@ -11,11 +11,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dfwatch.config import STILL_EXTENSIONS, VIDEO_EXTENSIONS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".flv", ".wmv", ".ts", ".3gp"})
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+VIDEO_SUFFIXES = frozenset(f".{ending}" for ending in VIDEO_EXTENSIONS)
+PICTURE_SUFFIXES = frozenset({".bmp", *(f".{ending}" for ending in STILL_EXTENSIONS)})
 # Folders that say what lies in them and not which video it is of.
 _KINDS = frozenset({"frames", "images", "imgs", "pictures", "faces", "crops", "videos", "jpg", "png"})
 _NUMBERED = re.compile(r"(.+?)[_\-. ]+(?:frame|img|image|face)?[_\-. ]*\d+", re.IGNORECASE)

@@ -16,18 +16,22 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dfwatch.config import WatchSettings
 from dfwatch.errors import TrainingError
+from dfwatch.inbox.names import NameRules
 from dfwatch.training.crops import Source
 from dfwatch.training.frames import PICTURE_SUFFIXES, VIDEO_SUFFIXES, Shown, is_video, shown_by_name, shown_videos
 from dfwatch.training.splits import SPLITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
 _FFPP_SPLITS = {"train": "train", "val": "select", "test": "test"}
 _LABEL_FOLDERS = {"real": "REAL", "fake": "FAKE", "0_real": "REAL", "1_fake": "FAKE", "original": "REAL"}
 # An identity and a number, two identities and a number, or a number of five digits.
 _CELEBDF_NAME = re.compile(r"id\d+(_id\d+)?_\d+|\d{5}")
+_PAIR_NAME = re.compile(r"(\d{3})_(\d{3})")
+_MASK_FOLDERS = frozenset({"mask", "masks"})
 _SPLIT_FOLDERS = {
     "train": "train", "training": "train", "val": "select", "valid": "select", "validation": "select", "test": "test",
 }  # fmt: skip
@@ -87,32 +91,42 @@ def detect(root: str) -> str:
     )
 
 
-def ffpp(root: str, _left_out: Counter[str]) -> Iterator[Source]:
+def ffpp(root: str, left_out: Counter[str]) -> Iterator[Source]:
     """FaceForensics++: ``original_sequences``, ``manipulated_sequences/<kind>/<compression>/videos``, split files.
 
     Pictures are frames of the video that their folder, or their name without its number, is called after.
 
     The split files (``train.json``, ``val.json``, ``test.json``: lists of pairs) are looked for in ``splits/`` and in
-    the root. A fake is named ``<target>_<source>``; both of a pair are in the same split and form one group.
+    the root. A fake is named ``<target>_<source>``; both of a pair are in the same split and form one group, where there
+    are no split files as well: each video is in one pair only. ``masks`` show no face and are left out.
 
     The actors' videos (DeepFakeDetection) are in no split file. A real is named ``<actor>__<scene>``, a fake
     ``<actor>_<actor who lent the face>__<scene>__<code>``: the group is the actor of the body, ``ffpp:actor01``.
     """
     split_of, group_of = _ffpp_splits(root)
+    found: list[tuple[str, str, str, Shown]] = []
     for part, label in (("original_sequences", "REAL"), ("manipulated_sequences", "FAKE")):
-        for path in _media(os.path.join(root, part)):
+        for path in _media(os.path.join(root, part), left_out):
             relative = os.path.relpath(path, os.path.join(root, part))
+            if not _MASK_FOLDERS.isdisjoint(relative.split(os.sep)):
+                left_out["masks"] += 1
+                continue
             shown = shown_by_name(relative, _ffpp_target)
-            target = _ffpp_target(shown.name) or shown.name
-            yield Source(
-                path=path,
-                label=label,
-                group=f"ffpp:{group_of.get(target, target)}",
-                source="ffpp",
-                video=shown.path,
-                manipulation=relative.split(os.sep)[0] if label == "FAKE" else "",
-                split=split_of.get(target, ""),
-            )
+            found.append((path, label, relative, shown))
+            if pair := _PAIR_NAME.fullmatch(shown.name):
+                for member in pair.groups():
+                    group_of.setdefault(member, "+".join(sorted(pair.groups())))
+    for path, label, relative, shown in found:
+        target = _ffpp_target(shown.name) or shown.name
+        yield Source(
+            path=path,
+            label=label,
+            group=f"ffpp:{group_of.get(target, target)}",
+            source="ffpp",
+            video=shown.path,
+            manipulation=relative.split(os.sep)[0] if label == "FAKE" else "",
+            split=split_of.get(target, ""),
+        )
 
 
 def _ffpp_target(name: str) -> str:
@@ -156,7 +170,7 @@ def celebdf(root: str, left_out: Counter[str]) -> Iterator[Source]:
                     testing[name.strip()] = "REAL" if flag == "1" else "FAKE"
     test_groups = {_celebdf_group(name) for name in testing}
     for folder, label in (("Celeb-real", "REAL"), ("YouTube-real", "REAL"), ("Celeb-synthesis", "FAKE")):
-        for path in _media(os.path.join(root, folder)):
+        for path in _media(os.path.join(root, folder), left_out):
             shown = shown_by_name(os.path.relpath(path, root), _CELEBDF_NAME.fullmatch)
             video = f"{folder}/{os.path.basename(path) if is_video(path) else f'{shown.name}.mp4'}"
             if testing.get(video, label) != label:
@@ -192,7 +206,11 @@ def _celebdf_face(video: str) -> str:
 def dfdc(root: str, left_out: Counter[str]) -> Iterator[Source]:
     """DFDC: folders of videos, each with a ``metadata.json`` (``label``, ``original``, ``split``)."""
     for path in _metadata_files(root):
-        for name, entry in _json(path).items():
+        entries = _json(path)
+        if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+            cause = "it is no list of DFDC videos with their labels"
+            raise TrainingError("reading", path, cause, hint="where the data set is none of DFDC's, give --layout")
+        for name, entry in entries.items():
             video = os.path.join(os.path.dirname(path), name)
             if not os.path.isfile(video):
                 left_out["named in metadata.json that are not there"] += 1
@@ -206,16 +224,16 @@ def dfdc(root: str, left_out: Counter[str]) -> Iterator[Source]:
             )
 
 
-def folders(root: str, _left_out: Counter[str]) -> Iterator[Source]:
+def folders(root: str, left_out: Counter[str]) -> Iterator[Source]:
     """Plain ``real/`` and ``fake/`` folders; ``real/train/`` and the like fix the split.
 
     Each video is a group of its own, unless its name begins with that of another one and an underscore
     (``clip.mp4`` and ``clip_swapped.mp4``): then both are one group. Pictures are frames (see ``frames``).
     """
-    yield from _labelled_folders(root, "")
+    yield from _labelled_folders(root, "", left_out)
 
 
-def splits(root: str, _left_out: Counter[str]) -> Iterator[Source]:
+def splits(root: str, left_out: Counter[str]) -> Iterator[Source]:
     """``train/``, ``val/`` and ``test/``, each with ``real/`` and ``fake/`` folders.
 
     Groups are those of plain folders, within each part: ``0001.jpg`` of one part is not ``0001.jpg`` of another.
@@ -223,7 +241,7 @@ def splits(root: str, _left_out: Counter[str]) -> Iterator[Source]:
     for name in _folders(root):
         split = _split_of(name)
         if split:
-            yield from _labelled_folders(os.path.join(root, name), split)
+            yield from _labelled_folders(os.path.join(root, name), split, left_out)
 
 
 def table(path: str, _left_out: Counter[str]) -> Iterator[Source]:
@@ -237,7 +255,15 @@ def table(path: str, _left_out: Counter[str]) -> Iterator[Source]:
     base = os.path.dirname(os.path.abspath(path))
     try:
         with open(path, newline="", encoding="utf-8-sig") as stream:
-            for number, row in enumerate(csv.DictReader(stream), 2):
+            reader = csv.DictReader(stream, skipinitialspace=True)
+            # A `Group` that was passed over would be dealt to several parts.
+            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+            if missing := [name for name in ("path", "label") if name not in reader.fieldnames]:
+                cause = f"its first line names no column {' and no column '.join(missing)}"
+                raise TrainingError("reading the table", path, cause, hint="columns are divided by commas: path,label")
+            for number, row in enumerate(reader, 2):
+                if not any(row.values()):
+                    continue
                 if not row.get("path"):
                     raise TrainingError("reading the table", f"{path}:{number}", "there is no path")
                 video = row.get("video") or row["path"]
@@ -268,7 +294,7 @@ LAYOUTS: dict[str, Callable[[str, Counter[str]], Iterator[Source]]] = {
 }
 
 
-def _labelled_folders(root: str, split: str) -> Iterator[Source]:
+def _labelled_folders(root: str, split: str, left_out: Counter[str]) -> Iterator[Source]:
     whole = os.path.dirname(os.path.abspath(root)) if split else os.path.abspath(root)
     name_of_set = os.path.basename(whole)
     parts: dict[str, list[tuple[str, str, Shown]]] = defaultdict(list)
@@ -280,8 +306,8 @@ def _labelled_folders(root: str, split: str) -> Iterator[Source]:
         inner = {} if split else {part: _split_of(part) for part in _folders(folder)}
         for below in ("", *(part for part, its_split in inner.items() if its_split)):
             within = os.path.join(folder, below)
-            paths = [path for path in _media(within) if below or not inner.get(_first_folder(path, folder))]
-            all_shown = shown_videos(paths, within)
+            elsewhere = () if below else [part for part, its_split in inner.items() if its_split]
+            all_shown = shown_videos(list(_media(within, left_out, elsewhere)), within)
             parts[split or inner.get(below, "")] += [
                 (path, label, Shown(one.name, os.path.relpath(os.path.join(within, one.path), whole)))
                 for path, one in all_shown.items()
@@ -302,10 +328,6 @@ def _labelled_folders(root: str, split: str) -> Iterator[Source]:
             )
 
 
-def _first_folder(path: str, root: str) -> str:
-    return os.path.relpath(path, root).split(os.sep)[0]
-
-
 def _underscores(stem: str) -> list[int]:
     return [place for place, letter in enumerate(stem) if letter == "_" and place]
 
@@ -317,11 +339,26 @@ def _folders(root: str) -> list[str]:
         raise TrainingError("reading the data set", root, error.strerror or error) from error
 
 
-def _media(root: str) -> Iterator[str]:
-    for folder, _, names in os.walk(root):
+def _media(root: str, left_out: Counter[str], elsewhere: Collection[str] = ()) -> Iterator[str]:
+    """Yield the videos and pictures below a folder, but for those in its subfolders ``elsewhere``.
+
+    Links to folders are followed, into each folder once.
+    """
+    rules, entered = NameRules(WatchSettings()), {os.path.realpath(os.path.join(root, name)) for name in elsewhere}
+    for folder, inner, names in os.walk(root, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in entered:
+            inner.clear()
+            continue
+        entered.add(place)
+        inner[:] = sorted(name for name in inner if not rules.ignored(name))
         for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES | PICTURE_SUFFIXES:
-                yield os.path.join(folder, name)
+            if os.path.splitext(name)[1].lower() not in VIDEO_SUFFIXES | PICTURE_SUFFIXES:
+                continue
+            if rules.ignored(name):
+                left_out["of names that the service ignores too, such as ._NAME"] += 1
+                continue
+            yield os.path.join(folder, name)
 
 
 def _metadata_files(root: str) -> list[str]:

@@ -60,7 +60,8 @@ class VideoCutter:
         Raises:
             MediaError: When it cannot be read.
         """
-        fd, _ = open_regular(source.path, source.video)
+        # A data set may be a folder of links.
+        fd, _ = open_regular(os.path.realpath(source.path), source.video)
         try:
             reading = self._reader.read(fd, self._spec, subject=source.video)
         finally:
@@ -115,7 +116,7 @@ class VideoJudge:
     def __call__(self, path: str) -> tuple[dict[str, Any], NDArray[np.uint8] | None]:
         """Return the sidecar document of a file, and the middle crop of its longest face track, if there is one."""
         self._reading = None
-        document = self._judge.judge(path)
+        document = self._judge.judge(os.path.realpath(path))
         reading = self._reading
         if reading is None or not reading.tracks:
             return document, None

@@ -41,6 +41,10 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
             place = PlacedFace(x=0.4 + 0.05 * number, height=0.7 + 0.05 * number)
             name = f"clip{number}.mp4" if label == "real" else f"clip{number}_swap.mp4"
             make_clip(root / label / name, seconds=0.5, faces=(place,))
+    # People put a data set together from links.
+    store = tmp_path_factory.mktemp("store") / "clip1.mp4"
+    (root / "real" / "clip1.mp4").rename(store)
+    (root / "real" / "clip1.mp4").symlink_to(store)
     make_clip(root / "real" / "empty.mp4", seconds=0.3, faces=())
     (root / "fake" / "broken.mp4").write_bytes(b"no video" * 100)
     return root

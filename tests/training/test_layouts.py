@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from dfwatch.config import STILL_EXTENSIONS, VIDEO_EXTENSIONS
 from dfwatch.errors import TrainingError
 from dfwatch.training import layouts
 from dfwatch.training.crops import Source
+from dfwatch.training.frames import is_video
 from dfwatch.training.splits import SplitRule
 
 
@@ -39,6 +41,20 @@ def test_faceforensics_pairs_stay_together_and_follow_the_split_files(tmp_path: 
     assert {source.split for source in pair} == {"test"}
     assert {source.manipulation for source in sources} == {"", "Deepfakes", "FaceSwap"}
     assert [source.split for source in sources if "007" in source.video] == [""]
+
+
+def test_faceforensics_pairs_stay_together_without_split_files_and_masks_are_no_fakes(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        *(f"original_sequences/youtube/c23/videos/{name}.mp4" for name in ("000", "003", "007")),
+        *(f"manipulated_sequences/Deepfakes/{kind}/videos/000_003.mp4" for kind in ("c23", "masks")),
+    )
+    found = layouts.scan("ffpp", str(tmp_path))
+    assert {Path(source.path).stem: source.group for source in found.sources} == {
+        "000": "ffpp:000+003", "003": "ffpp:000+003", "000_003": "ffpp:000+003", "007": "ffpp:007",
+    }  # fmt: skip
+    assert not any("masks" in source.path for source in found.sources)
+    assert found.left_out == {"masks": 1}
 
 
 def test_faceforensics_actors_are_one_group_each_by_their_body(tmp_path: Path) -> None:
@@ -147,11 +163,21 @@ def test_a_table_says_it_all(tmp_path: Path) -> None:
         layouts.scan("csv", str(path))
 
 
+def test_a_table_from_a_spreadsheet_keeps_its_groups_and_splits(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_bytes("\ufeffPath, Label,Group ,SPLIT\r\na.mp4, Real,g1,Test\r\n,,,\r\n".encode())
+    (only,) = layouts.scan("csv", str(path)).sources
+    assert (only.label, only.group, only.split, only.path) == ("REAL", "g1", "test", str(tmp_path / "a.mp4"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (b"\x00\x00\x00\x20ftypisom\xff\xfe\x00", "it is not a CSV"),
         (b"path,label,face_px\na.mp4,real,big\n", "'big' is no whole number"),
+        (b"path;label\r\na.mp4;REAL\r\n", "no column path and no column label .columns are divided by commas"),
+        (b"path,class\na.mp4,REAL\n", "names no column label"),
+        (b"", "names no column path"),
     ],
 )
 def test_what_is_no_table_is_said_so(tmp_path: Path, content: bytes, message: str) -> None:
@@ -195,6 +221,42 @@ def test_numbered_pictures_without_another_name_stand_for_themselves(tmp_path: P
     touch(tmp_path, *(f"{label}/{label}_{number:05d}.jpg" for label in ("real", "fake") for number in range(10)))
     sources = layouts.scan("folders", str(tmp_path)).sources
     assert len({source.group for source in sources}) == 20
+
+
+def test_what_other_systems_leave_in_folders_is_no_data(tmp_path: Path) -> None:
+    names = [f"{label}/{label}_{number}.jpg" for label in ("real", "fake") for number in range(3)]
+    touch(tmp_path, *names, "real/._real_0.jpg", "real/@eaDir/real_0.jpg/SYNOPHOTO_THUMB_M.jpg", "fake/.cache/x.mp4")
+    found = layouts.scan("folders", str(tmp_path))
+    assert sorted(source.video for source in found.sources) == sorted(names)
+    # One more name beside theirs would have made frames of one video of all reals.
+    assert len({source.group for source in found.sources}) == 6
+    assert sum(found.left_out.values()) == 1
+
+
+def test_links_are_followed_into_each_folder_once(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/a.mp4", "set/fake/b.mp4", "set/real/train/c.mp4")
+    (tmp_path / "set/real/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere/round").symlink_to(tmp_path / "set/real")
+    found = layouts.scan("folders", str(tmp_path / "set")).sources
+    assert sorted((source.video, source.split) for source in found) == [
+        ("fake/b.mp4", ""), ("real/more/a.mp4", ""), ("real/train/c.mp4", "train"),
+    ]  # fmt: skip
+
+
+def test_every_ending_that_the_service_takes_is_taken(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"real/{ending}.{ending.upper()}" for ending in (*VIDEO_EXTENSIONS, *STILL_EXTENSIONS)))
+    found = layouts.scan("folders", str(tmp_path)).sources
+    assert {Path(source.path).stem for source in found} == {*VIDEO_EXTENSIONS, *STILL_EXTENSIONS}
+    assert all(is_video(f"a.{ending}") for ending in VIDEO_EXTENSIONS)
+
+
+@pytest.mark.parametrize("metadata", ['[{"id": 1}]', '{"title": "ours"}', '{"a.mp4": "REAL"}'])
+def test_metadata_of_something_else_is_told_from_dfdcs(tmp_path: Path, metadata: str) -> None:
+    touch(tmp_path, "real/a.mp4", "fake/b.mp4")
+    (tmp_path / "real" / "metadata.json").write_text(metadata)
+    with pytest.raises(TrainingError, match="--layout"):
+        layouts.scan(layouts.detect(str(tmp_path)), str(tmp_path))
+    assert len(layouts.scan("folders", str(tmp_path)).sources) == 2
 
 
 @pytest.mark.parametrize("frame", ["{video}/000.png", "{video}/0012.png", "{video}_0012.png"])
