@@ -176,10 +176,13 @@ def weights_in_videos(items: Sequence[Item]) -> NDArray[np.float64]:
 
 
 def _videos(items: Sequence[Item]) -> list[list[int]]:
-    """Return the places of each video's items, the video that comes first at the front."""
-    found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    """Return the places of each video's items, the video that comes first at the front.
+
+    A real and a fake are two videos, also where a table calls both by one name.
+    """
+    found: dict[tuple[str, str, str], list[int]] = defaultdict(list)
     for place, item in enumerate(items):
-        found[item.record.source, item.record.video].append(place)
+        found[item.record.source, item.record.video, item.record.label].append(place)
     return list(found.values())
 
 

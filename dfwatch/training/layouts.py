@@ -97,8 +97,8 @@ def ffpp(root: str, left_out: Counter[str]) -> Iterator[Source]:
     Pictures are frames of the video that their folder, or their name without its number, is called after.
 
     The split files (``train.json``, ``val.json``, ``test.json``: lists of pairs) are looked for in ``splits/`` and in
-    the root. A fake is named ``<target>_<source>``; both of a pair are in the same split and form one group, where there
-    are no split files as well: each video is in one pair only. ``masks`` show no face and are left out.
+    the root. A fake is named ``<target>_<source>``; both of a pair are in the same split and form one group, also
+    where there are no split files: each video is in one pair only. ``masks`` show no face and are left out.
 
     The actors' videos (DeepFakeDetection) are in no split file. A real is named ``<actor>__<scene>``, a fake
     ``<actor>_<actor who lent the face>__<scene>__<code>``: the group is the actor of the body, ``ffpp:actor01``.

@@ -82,13 +82,13 @@ def read_index(path: str) -> list[Record]:
         TrainingError: When it is missing, lacks a column or holds an unknown label or split.
     """
     try:
-        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            return [_from_row(row) for row in csv.DictReader(stream)]
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
+            return [_from_row(row) for row in csv.DictReader(stream, restval="")]
     except OSError as error:
         raise TrainingError(
             "reading the index", path, error.strerror or error, hint="run `dfwatch prepare` first"
         ) from error
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, csv.Error) as error:
         raise TrainingError("reading the index", path, f"a row is not usable: {error!r}") from error
 
 

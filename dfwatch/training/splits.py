@@ -80,11 +80,15 @@ def take(records: Iterable[_Dealt], split: Split | None, rule: SplitRule, exclud
 def read_exclusions(path: str) -> frozenset[str]:
     """Read an exclusion list: one video or group name a line, ``#`` begins a comment."""
     try:
-        with open(path, encoding="utf-8") as stream:
-            lines = (line.partition("#")[0].strip() for line in stream)
-            return frozenset(line for line in lines if line)
+        # Names of files need not be text, and editors on Windows put a mark before the first name.
+        with open(path, encoding="utf-8-sig", errors="surrogateescape") as stream:
+            text = stream.read()
     except OSError as error:
         raise TrainingError("reading the exclusion list", path, error.strerror or error) from error
+    if "\0" in text:
+        raise TrainingError("reading the exclusion list", path, "it is not UTF-8", hint="save it as UTF-8, a name a line")
+    lines = (line.partition("#")[0].strip() for line in text.split("\n"))
+    return frozenset(line for line in lines if line)
 
 
 def check_disjoint(parts: Sequence[Iterable[Record]]) -> None:

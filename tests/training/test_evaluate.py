@@ -462,6 +462,13 @@ def test_crops_of_one_video_are_averaged(trained: tuple[Path, Path], pack: Pack)
     assert judged.faces == 3
 
 
+def test_a_real_and_a_fake_of_one_name_are_two_videos(trained: tuple[Path, Path], pack: Pack) -> None:
+    bundle = load_bundle(trained[0])
+    items = [Item(pack, dataclasses.replace(item, video="clip.mp4")) for item in pack.records[:4]]
+    judged = judge_crops(SpotFinder(bundle), items)
+    assert [(video.label, video.faces) for video in judged] == [(0, 2), (1, 2)]
+
+
 @pytest.mark.parametrize("name", list(robustness.CHANGES))
 def test_changes_keep_size_and_do_change(name: str) -> None:
     crop = np.random.default_rng(0).integers(0, 255, (33, 33, 3)).astype(np.uint8)

@@ -67,3 +67,19 @@ def test_an_index_with_another_label_is_refused(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("REAL", "MAYBE"))
     with pytest.raises(TrainingError, match="MAYBE"):
         read_index(str(path))
+
+
+def test_an_index_that_an_editor_marked_is_read_and_one_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    with PackWriter(str(tmp_path)) as writer:
+        for number in range(3):
+            writer.add(b"picture", record(f"clip{number}", "REAL", "g"))
+    path = tmp_path / "index.csv"
+    whole = path.read_bytes()
+    path.write_bytes(b"\xef\xbb\xbf" + whole)
+    assert read_index(str(path)) == writer.close()
+    last_row = whole.rstrip().rindex(b"\n") + 1
+    # As a copy over the network leaves it; behind a comma or within a figure cannot be told apart in the last cell.
+    for end in range(last_row + 1, len(whole.rstrip()) - 1):
+        path.write_bytes(whole[:end])
+        with pytest.raises(TrainingError, match="not usable"):
+            read_index(str(path))

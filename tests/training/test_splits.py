@@ -61,6 +61,15 @@ def test_the_exclusion_list_may_have_comments_and_empty_lines(tmp_path: Path) ->
     assert read_exclusions(str(path)) == {"a.mp4", "b.mp4"}
 
 
+def test_an_exclusion_list_from_another_system_excludes_its_first_name_too(tmp_path: Path) -> None:
+    path = tmp_path / "exclude.txt"
+    path.write_bytes(b"\xef\xbb\xbfa.mp4\r\ncaf\xe9.mp4\r\n")
+    assert read_exclusions(str(path)) == {"a.mp4", "caf\udce9.mp4"}
+    path.write_bytes("a.mp4\r\n".encode("utf-16"))
+    with pytest.raises(TrainingError, match="save it as UTF-8"):
+        read_exclusions(str(path))
+
+
 def test_a_missing_exclusion_list_is_an_error_and_not_an_empty_list(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="exclusion list"):
         read_exclusions(str(tmp_path / "nowhere.txt"))
