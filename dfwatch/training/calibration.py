@@ -66,8 +66,8 @@ def fit_calibration(
         raise TrainingError("fitting the calibration", method, "known are none, temperature and platt")
     model = LogisticRegression(C=1e6, max_iter=1000).fit(logits[:, None], labels, sample_weight=balanced)
     slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
-    if slope <= 0:
-        raise TrainingError("fitting the calibration on", fitted_on, "fakes score lower than reals")
+    if slope < _EPSILON:
+        raise TrainingError("fitting the calibration on", fitted_on, "fakes score no higher than reals")
     return Calibration(method="platt", parameters={"slope": slope, "intercept": intercept}, fitted_on=fitted_on)
 
 

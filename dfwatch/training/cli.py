@@ -206,6 +206,8 @@ def _check_train(arguments: argparse.Namespace) -> None:
         arguments.recipe = load_recipe(arguments.recipe)
     except TrainingError as error:
         raise ConfigError(error.action, error.subject, error.cause, hint=error.hint) from error
+    if arguments.teacher and arguments.recipe.teacher is None:
+        raise ConfigError("training with the teacher", arguments.teacher, f"{arguments.recipe.id} learns from none")
 
 
 def _check_evaluate(arguments: argparse.Namespace) -> None:

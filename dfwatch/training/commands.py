@@ -138,8 +138,11 @@ def run_train(arguments: argparse.Namespace) -> int:
             return INCOMPLETE
     _say(f"{recipe.id}: step {trainer.progress.step} of {recipe.total_steps} on {options.device}")
     progress = trainer.run(_report)
+    if not progress.best_step:
+        _say(f"stopped before the first measurement: no weights yet; checkpoint in {arguments.run}")
+        return INCOMPLETE
     _say(f"best AUC {progress.best_auc:.4f} at step {progress.best_step}; weights and log in {arguments.run}")
-    if arguments.bundle and progress.best_step:
+    if arguments.bundle:
         _export(arguments, recipe, trainer.groups)
     return 0 if progress.finished else INCOMPLETE
 

@@ -266,7 +266,7 @@ class Trainer:
         scores = self.score(self._crops)
         value = auc(labels, scores)
         loss = float(np.mean(np.logaddexp(0, np.where(labels == 1, -scores, scores))))
-        if value > progress.best_auc:
+        if value > progress.best_auc or not progress.best_step:
             progress.best_auc, progress.best_step = value, progress.step
             self._save_best()
         elif recipe.patience and progress.step - progress.best_step >= recipe.patience * recipe.measure_every:

@@ -6,10 +6,12 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
+import re
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -18,6 +20,10 @@ from dfwatch.training.augment import AugmentSpec
 from dfwatch.training.splits import SplitRule
 from dfwatch.training.windows import REFERENCE_MARGIN, REFERENCE_SHIFT_Y
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_EXPONENT = re.compile(r"[-+]?[\d.]*\d[\d.]*[eE][-+]?\d+")
 # Settings younger than the first shipped run. At their defaults they change nothing, so they keep out of the digest.
 _ADDED_LATER = (
     ("", "batches", "workers"),
@@ -246,7 +252,7 @@ def load_recipe(path: str, overrides: dict[str, Any] | None = None) -> Recipe:
             document = yaml.safe_load(stream)
     except OSError as error:
         raise TrainingError("reading the recipe", path, error.strerror or error) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TrainingError("reading the recipe", path, f"not YAML: {error}") from error
     if isinstance(document, dict) and overrides:
         document = {**document, **overrides}
@@ -256,12 +262,38 @@ def load_recipe(path: str, overrides: dict[str, Any] | None = None) -> Recipe:
         raise TrainingError("reading the recipe", path, error) from error
     if not isinstance(recipe, Recipe) or not recipe.stages:
         raise TrainingError("reading the recipe", path, "it has no stages")
+    for cause in _impossible(recipe):
+        raise TrainingError("reading the recipe", path, cause)
     teacher = recipe.teacher
     if teacher is not None and teacher.features and not teacher.once:
         raise TrainingError("reading the recipe", path, "teacher.features needs teacher.once: true")
     if teacher is not None and teacher.once and recipe.batches == "device":
         raise TrainingError("reading the recipe", path, "teacher.once needs batches: workers")
     return recipe
+
+
+def _impossible(recipe: Recipe) -> Iterator[str]:
+    """Tell which values are of the right kind and can be no one's wish."""
+    for name, least in (("measure_every", 1), ("measure_crops", 1), ("patience", 0), ("seed", 0)):
+        if getattr(recipe, name) < least:
+            yield f"{name} must be {least} or more"
+    if not 0 <= recipe.label_smoothing <= 1:
+        yield "label_smoothing must be 0 to 1"
+    if min(recipe.norm.std) <= 0:
+        yield "norm.std must be above 0"
+    if recipe.teacher is not None and recipe.teacher.temperature <= 0:
+        yield "teacher.temperature must be above 0"
+    held_out = recipe.data.split
+    if min(held_out.select, held_out.test) < 0 or held_out.select + held_out.test >= 1:
+        yield "data.split.select and .test must leave something to train on: 0 or more each, below 1 together"
+    for number, stage in enumerate(recipe.stages):
+        where, batch = f"stages[{number}]", stage.batch
+        if min(stage.size_px, stage.steps) < 1:
+            yield f"{where}.size_px and .steps must be 1 or more"
+        if min(batch.labelled, batch.blended, batch.unlabelled) < 0 or not batch.size:
+            yield f"{where}.batch must hold something, and less than nothing of no kind"
+        if batch.labelled % 2 or batch.blended % 2:
+            yield f"{where}.batch.labelled and .blended must be even: half of each are real"
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - walks over types
@@ -285,6 +317,12 @@ def _build(kind: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - walks ov
         return dict(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if kind is float and isinstance(value, str) and _EXPONENT.fullmatch(value):
+        raise ValueError(
+            f"{where} must be float, and YAML takes {value} for text; write a dot and a sign, as in 6.0e-4"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} must be a finite number")
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{where} must be {kind.__name__}, not {value!r}")
     return value

@@ -86,7 +86,9 @@ def read_exclusions(path: str) -> frozenset[str]:
     except OSError as error:
         raise TrainingError("reading the exclusion list", path, error.strerror or error) from error
     if "\0" in text:
-        raise TrainingError("reading the exclusion list", path, "it is not UTF-8", hint="save it as UTF-8, a name a line")
+        raise TrainingError(
+            "reading the exclusion list", path, "it is not UTF-8", hint="save it as UTF-8, a name a line"
+        )
     lines = (line.partition("#")[0].strip() for line in text.split("\n"))
     return frozenset(line for line in lines if line)
 

@@ -20,6 +20,7 @@ from dfwatch.models import architectures
 from dfwatch.models.bundle import Bundle, load_bundle
 from dfwatch.training import commands, robustness
 from dfwatch.training.card import render
+from dfwatch.training.cli import INCOMPLETE
 from dfwatch.training.deck import Item
 from dfwatch.training.export import export_bundle
 from dfwatch.training.judging import Judged, draw_videos, judge_crops, no_more_fakes_than_reals, refuse_trained
@@ -105,6 +106,23 @@ def test_the_next_command_is_whole(
     assert following == ["dfwatch", "calibrate", bundle, "--data", data_root, "--pack", "made"]
     # It is a command line as it stands.
     build_parser().parse_args(following[1:])
+
+
+def test_a_run_without_weights_yet_says_so(
+    trained: tuple[Path, Path], data_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", str(trained[0].parent / "recipe.yaml"), "--data", data_root, "--run", str(tmp_path / "run")]
+    words += ["--workers", "0", "--bundle", str(tmp_path / "bundle"), "--max-minutes", "0.0001"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(architectures, "BUILDERS", {**architectures.BUILDERS, "tiny": tiny})
+        assert call(*words) == INCOMPLETE
+    assert "no weights yet" in capsys.readouterr().err
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_teacher_for_a_recipe_that_has_none_is_refused(trained: tuple[Path, Path], data_root: str) -> None:
+    with pytest.raises(ConfigError, match="learns from none"):
+        call(*("train", str(trained[0].parent / "recipe.yaml"), "--data", data_root, "--run", "x", "--teacher", "y"))
 
 
 def test_a_bundle_names_the_step_of_its_weights_where_rounded_figures_tie(

@@ -363,6 +363,25 @@ def test_a_log_whose_last_line_was_cut_short_goes_on(data_root: str, tmp_path: P
     assert steps == [5, 10, 15, 20, 25, 30]
 
 
+def test_a_run_that_gets_every_select_crop_wrong_leaves_weights_too(data_root: str, tmp_path: Path) -> None:
+    pack = Path(shutil.copytree(Path(data_root) / "made", tmp_path / "data" / "made"))
+    other_label = {"REAL": "FAKE", "FAKE": "REAL"}
+    held_out = next(
+        name for name in (f"group{number}" for number in range(60)) if SplitRule().of_group(name) != "train"
+    )
+    records = [
+        dataclasses.replace(item, label=other_label[item.label], split="select") if item.group == held_out else item
+        for item in read_index(str(pack / INDEX_NAME))
+        if item.group == held_out or SplitRule().of_group(item.group) == "train"
+    ]
+    write_index(str(pack / INDEX_NAME), records)
+    run = trainer(str(tmp_path / "data"), tmp_path / "run", recipe())
+    run.run()
+    assert [entry["auc"] for entry in read_log(str(tmp_path / "run")) if entry["event"] == "measure"][-1] == 0
+    assert run.progress.best_step > 0
+    assert (tmp_path / "run" / "best.safetensors").exists()
+
+
 def test_an_empty_select_part_is_refused_with_advice(data_root: str) -> None:
     made = recipe()
     held_out = frozenset(item.record.group for item in open_measured(data_root, made, frozenset()))

@@ -21,7 +21,7 @@ stages:
 
 def write(tmp_path: Path, text: str) -> str:
     path = tmp_path / "recipe.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
     return str(path)
 
 
@@ -60,6 +60,19 @@ def test_defaults_are_filled_in(tmp_path: Path) -> None:
         (("id: small", "id: small\nprecision: float8"), "precision must be one of float32, bfloat16"),
         (("id: small", "id: small\noptim: {lr: true}"), "optim.lr must be float"),
         (("architecture: {name: efficientnet_lite0}", "architecture: {}"), "architecture.name is missing"),
+        (("id: small", "id: small\noptim: {lr: 6e-4}"), "YAML takes 6e-4 for text; write a dot and a sign"),
+        (("id: small", "id: small\noptim: {lr: .nan}"), "optim.lr must be a finite number"),
+        (("id: small", "id: small\nmeasure_every: 0"), "measure_every must be 1 or more"),
+        (("id: small", "id: small\nmeasure_crops: 0"), "measure_crops must be 1 or more"),
+        (("id: small", "id: small\nseed: -1"), "seed must be 0 or more"),
+        (("id: small", "id: small\nlabel_smoothing: 5"), "label_smoothing must be 0 to 1"),
+        (("id: small", "id: small\nnorm: {std: [0, 1, 1]}"), "norm.std must be above 0"),
+        (("id: small", "id: small\ndata: {split: {select: 0.5, test: 0.5}}"), "data.split.* below 1 together"),
+        (("steps: 60", "steps: -60"), r"stages\[0\].size_px and .steps must be 1 or more"),
+        (("steps: 60", "steps: 60, batch: {labelled: 0, blended: 0}"), r"stages\[0\].batch must hold something"),
+        (("steps: 60", "steps: 60, batch: {labelled: 25}"), r"stages\[0\].batch.labelled and .blended must be even"),
+        (("id: small", "id: small\nteacher: {bundle: x, temperature: 0}"), "teacher.temperature must be above 0"),
+        (("id: small", "id: sm\udce9ll"), "not YAML"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, change: tuple[str, str], message: str) -> None:
