@@ -21,6 +21,7 @@ from dfwatch.models.bundle import load_bundle
 from dfwatch.models.importing import NOT_MEASURED
 from dfwatch.training import layouts, robustness
 from dfwatch.training.allocation import keep_freed_memory
+from dfwatch.training.alone import alone_in
 from dfwatch.training.batches import open_pools
 from dfwatch.training.calibration import choose_thresholds, fit_calibration
 from dfwatch.training.cli import INCOMPLETE
@@ -123,6 +124,11 @@ def run_train(arguments: argparse.Namespace) -> int:
         stop_asked=asked.is_set,
         parts_folder=arguments.parts,
     )
+    with alone_in(options.folder):
+        return _train(arguments, recipe, options, excluded)
+
+
+def _train(arguments: argparse.Namespace, recipe: Recipe, options: RunOptions, excluded: frozenset[str]) -> int:
     if options.device == "cpu":
         keep_freed_memory()
     with tqdm(desc="asking the teacher", unit="crop", delay=1) as bar:

@@ -12,6 +12,7 @@ import dataclasses
 import io
 import mmap
 import os
+import re
 import tarfile
 from typing import TYPE_CHECKING, Self
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 SHARD_LIMIT_BYTES = 60 * 1024**2
 _BLOCK_BYTES = tarfile.BLOCKSIZE
+_SHARD = re.compile(r"shard-\d+\.tar")
 
 
 class PackWriter:
@@ -43,6 +45,9 @@ class PackWriter:
         with contextlib.suppress(FileNotFoundError):
             # Of an earlier pack; its places are not those of the shards to come.
             os.unlink(os.path.join(folder, INDEX_NAME))
+        # Not written over: a run that has them mapped would be killed by the kernel.
+        for name in filter(_SHARD.fullmatch, os.listdir(folder)):
+            os.unlink(os.path.join(folder, name))
 
     def add(self, encoded: bytes, record: Record) -> None:
         """Store one encoded picture; ``shard``, ``offset`` and ``length`` of ``record`` are filled in here."""

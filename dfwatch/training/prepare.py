@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from dfwatch.errors import MediaError, TrainingError
+from dfwatch.training.alone import alone_in
 from dfwatch.training.crops import CutSpec, Source, cut_all
 from dfwatch.training.frames import is_video
 from dfwatch.training.packs import Pack, PackWriter
@@ -84,17 +85,19 @@ def prepare(
         progress: Called with the number of sources done and the number of all.
 
     Raises:
-        TrainingError: When the folder holds pieces of another data set, or nothing had a face.
+        TrainingError: When the folder holds pieces of another data set, another command is at work in it, or nothing
+            had a face.
     """
     parts = os.path.join(options.folder, _PARTS)
-    os.makedirs(parts, exist_ok=True)
-    _check_same_work(parts, sources, options)
-    for start in range(0, len(sources), options.chunk):
-        part = os.path.join(parts, f"{start:08d}")
-        if not os.path.exists(os.path.join(part, INDEX_NAME)):
-            _cut_piece(sources[start : start + options.chunk], part, options, cut_video)
-        progress(min(start + options.chunk, len(sources)), len(sources))
-    return _join(sources, options)
+    with alone_in(options.folder):
+        os.makedirs(parts, exist_ok=True)
+        _check_same_work(parts, sources, options)
+        for start in range(0, len(sources), options.chunk):
+            part = os.path.join(parts, f"{start:08d}")
+            if not os.path.exists(os.path.join(part, INDEX_NAME)):
+                _cut_piece(sources[start : start + options.chunk], part, options, cut_video)
+            progress(min(start + options.chunk, len(sources)), len(sources))
+        return _join(sources, options)
 
 
 def _check_same_work(parts: str, sources: Sequence[Source], options: PrepareOptions) -> None:
@@ -179,7 +182,8 @@ def _join(sources: Sequence[Source], options: PrepareOptions) -> Prepared:
 
 def _remove_parts(parts: str) -> None:
     for folder, folders, names in os.walk(parts, topdown=False):
-        for name in names:
+        # The index first: a kill may come between any two, and a piece that has one counts as whole.
+        for name in sorted(names, key=lambda one: one != INDEX_NAME):
             os.unlink(os.path.join(folder, name))
         for name in folders:
             os.rmdir(os.path.join(folder, name))

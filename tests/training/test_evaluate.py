@@ -19,6 +19,7 @@ from dfwatch.errors import ConfigError, TrainingError
 from dfwatch.models import architectures
 from dfwatch.models.bundle import Bundle, load_bundle
 from dfwatch.training import commands, robustness
+from dfwatch.training.alone import alone_in
 from dfwatch.training.card import render
 from dfwatch.training.cli import INCOMPLETE
 from dfwatch.training.deck import Item
@@ -118,6 +119,13 @@ def test_a_run_without_weights_yet_says_so(
         assert call(*words) == INCOMPLETE
     assert "no weights yet" in capsys.readouterr().err
     assert not (tmp_path / "bundle").exists()
+
+
+def test_two_runs_do_not_train_in_one_folder(trained: tuple[Path, Path], data_root: str, tmp_path: Path) -> None:
+    words = ["train", str(trained[0].parent / "recipe.yaml"), "--data", data_root, "--run", str(tmp_path / "run")]
+    with alone_in(str(tmp_path / "run")), pytest.raises(TrainingError, match="another command is at work in it"):
+        call(*words)
+    assert not any((tmp_path / "run").iterdir())
 
 
 def test_a_teacher_for_a_recipe_that_has_none_is_refused(trained: tuple[Path, Path], data_root: str) -> None:

@@ -55,6 +55,21 @@ def test_a_writer_that_was_killed_leaves_no_index(tmp_path: Path) -> None:
         Pack(str(tmp_path))
 
 
+def test_a_pack_that_is_made_anew_holds_its_own_shards_only_and_leaves_readers_theirs(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    encoded = [jpeg(face_like(rng)) for _ in range(20)]
+    with PackWriter(str(tmp_path), shard_limit_bytes=30_000) as writer:
+        for number, data in enumerate(encoded):
+            writer.add(data, record(f"clip{number}", "REAL", "g"))
+    (tmp_path / "shard-notes.txt").write_text("of mine")
+    reader = Pack(str(tmp_path))
+    assert [reader.encoded(item) for item in reader.records] == encoded
+    with PackWriter(str(tmp_path)) as writer:
+        writer.add(b"another", record("other", "REAL", "g"))
+    assert sorted(os.listdir(tmp_path)) == ["index.csv", "shard-000.tar", "shard-notes.txt"]
+    assert [reader.encoded(item) for item in reader.records] == encoded
+
+
 def test_an_open_pack_travels_to_a_loader_process(pack: Pack) -> None:
     before = pack.picture(pack.records[0])
     assert np.array_equal(pickle.loads(pickle.dumps(pack)).picture(pack.records[0]), before)

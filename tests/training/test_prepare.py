@@ -66,6 +66,52 @@ def test_a_run_that_was_killed_before_its_first_piece_goes_on(tmp_path: Path, pi
     assert len(prepare(pictures, options).records) == 25
 
 
+def test_a_run_that_was_killed_while_it_tidied_up_goes_on(
+    tmp_path: Path, pictures: list[Source], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = prepare(pictures, PrepareOptions(folder=str(tmp_path / "whole"), cut=WHOLE, chunk=13)).records
+    out, parts = tmp_path / "out", str(tmp_path / "out" / "parts")
+    options = PrepareOptions(folder=str(out), cut=WHOLE, chunk=13)
+    unlink, removed, last = os.unlink, 0, 0
+
+    def kill(path: str) -> None:
+        nonlocal removed
+        if path.startswith(parts) and (out / "index.csv").exists():
+            if removed == last:
+                raise KeyboardInterrupt
+            removed += 1
+        unlink(path)
+
+    for last in range(7):  # noqa: B007 - read by kill; two pieces of three files, and what the work is
+        removed = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "unlink", kill)
+            with pytest.raises(KeyboardInterrupt):
+                prepare(pictures, options)
+        assert prepare(pictures, options).records == whole
+        assert not (out / "parts").exists()
+
+
+def test_two_at_once_do_not_work_in_one_folder(tmp_path: Path, pictures: list[Source]) -> None:
+    options = PrepareOptions(folder=str(tmp_path / "out"), cut=WHOLE, chunk=7)
+    asked = []
+
+    def begin_another(done: int, _total: int) -> None:
+        with pytest.raises(TrainingError, match="another command is at work in it"):
+            prepare(pictures, options)
+        asked.append(done)
+
+    assert len(prepare(pictures, options, progress=begin_another).records) == 25
+    assert asked == [7, 14, 21, 25]
+    assert len(prepare(pictures, options).records) == 25
+
+
+def test_a_folder_that_cannot_be_made_is_said_so(tmp_path: Path, pictures: list[Source]) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(TrainingError, match=r"opening the folder .*out"):
+        prepare(pictures, PrepareOptions(folder=str(tmp_path / "out"), cut=WHOLE))
+
+
 def test_pieces_of_other_work_are_not_mixed_in(tmp_path: Path, pictures: list[Source]) -> None:
     options = PrepareOptions(folder=str(tmp_path / "out"), cut=WHOLE, chunk=7)
 
