@@ -144,6 +144,7 @@ class Trainer:
         # Losses of the steps since the last look at them, summed on the device so that no step waits for it.
         self._losses = torch.zeros((), device=options.device)
         self._saving_s, self._measuring_s = 2.0, 0.0
+        self._step_s, self._step_crops = 0.0, 1
         os.makedirs(options.folder, exist_ok=True)
         self._resume()
 
@@ -162,6 +163,7 @@ class Trainer:
             batch = next(batches)
             waited_s += time.monotonic() - asked
             self._step(batch)
+            self._step_s, self._step_crops = time.monotonic() - asked, len(batch.labels)
             crops_seen += len(batch.labels)
             steps_seen += 1
             progress.step += 1
@@ -197,9 +199,11 @@ class Trainer:
 
     def _must_stop(self) -> bool:
         """Whether somebody asked for it, or the time is just enough to leave everything in order."""
-        needed_s = _ENDING_S + self._saving_s
+        needed_s = _ENDING_S + self._saving_s + self._step_s
         if (self.progress.step + 1) % self.recipe.measure_every == 0:
-            needed_s += self._measuring_s + self._saving_s
+            # A crop costs less to measure than to train on, so before the first measurement that is a bound.
+            guess_s = len(self.measured) * self._step_s / self._step_crops
+            needed_s += (self._measuring_s or guess_s) + self._saving_s
         return self.options.must_stop(needed_s)
 
     def _mean_loss(self, steps: int) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from dfwatch.errors import MediaError, TrainingError
+from dfwatch.errors import MediaError, ReaderStartError, TrainingError
 from dfwatch.training.alone import alone_in
 from dfwatch.training.crops import CutSpec, Source, cut_all
 from dfwatch.training.frames import is_video
@@ -148,6 +148,9 @@ def _cut_piece(
                 raise TrainingError("cutting faces from", source.path, "no video reader was given")
             try:
                 crops = list(cut_video(source))
+            except ReaderStartError:
+                # No fault of this video: counted as unreadable, it would be missing without need.
+                raise
             except MediaError as error:
                 failed[source.video] = error.cause
                 continue

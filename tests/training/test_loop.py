@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dfwatch.errors import TrainingError
 from dfwatch.models import architectures
+from dfwatch.training import loop
 from dfwatch.training.augment import AugmentSpec
 from dfwatch.training.batches import BatchMaker, open_pools
 from dfwatch.training.deck import FAKE, REAL, UNLABELLED, Deck, Item, Pools
@@ -180,6 +181,29 @@ def test_time_that_is_up_leaves_a_checkpoint_and_no_step(data_root: str, tmp_pat
     assert not late.run().finished
     assert late.progress.step == 0
     assert (tmp_path / "checkpoint.pt").exists()
+
+
+def test_time_for_a_slow_step_and_the_first_measurement_is_kept(
+    data_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 0.0
+
+    def answer(crops: torch.Tensor) -> torch.Tensor:
+        nonlocal now_s
+        now_s += 10
+        return torch.zeros(len(crops), 2)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now_s, time=lambda: 0))
+    taught = recipe(teacher=TeacherSpec(bundle="here"))
+    pools, measured = open_pools(data_root, taught, frozenset()), open_measured(data_root, taught, frozenset())
+    for stop_at_s, measured_at, steps in ((114, 0, 9), (139, 10, 13)):
+        now_s = 0.0
+        options = RunOptions(folder=str(tmp_path / f"{stop_at_s}"), workers=0, stop_at=stop_at_s)
+        # One batch has as many crops as are measured: that takes no longer than a step, 10 s.
+        run = Trainer(taught, options, pools, measured[: BATCH.size], Teaching(by="it", answer=answer))
+        progress = run.run()
+        assert (progress.best_step, progress.step) == (measured_at, steps)
+        assert now_s + 5 < stop_at_s  # a checkpoint and the bundle
 
 
 def zeros(who: str) -> Teaching:

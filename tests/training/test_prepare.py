@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dfwatch.errors import MediaError, TrainingError, UndecodableError
+from dfwatch.errors import MediaError, ReaderStartError, TrainingError, UndecodableError
 from dfwatch.reasons import Reason
 from dfwatch.training.crops import CutSpec, Source
 from dfwatch.training.packs import Pack, PackWriter
@@ -184,6 +184,20 @@ def test_unreadable_videos_are_counted_and_named(tmp_path: Path) -> None:
     done = prepare(sources, PrepareOptions(folder=str(tmp_path / "out")), cut_video=cut)
     assert (len(done.records), done.without_face, done.failed) == (1, 1, {"broken.mp4": "no frames"})
     assert issubclass(UndecodableError, MediaError)
+
+
+def test_a_machine_that_starts_no_reader_is_not_held_against_the_videos(tmp_path: Path) -> None:
+    source = Source(path="/nowhere/a.mp4", label="REAL", group="a", source="made", video="a.mp4")
+    options = PrepareOptions(folder=str(tmp_path / "out"))
+
+    def no_reader(_source: Source) -> Iterator[tuple[bytes, Record]]:
+        raise ReaderStartError("starting", "the reader process", "no memory", reason=Reason.READER_CRASHED)
+
+    with pytest.raises(ReaderStartError):
+        prepare([source], options, cut_video=no_reader)
+    picture = jpeg(face_like(np.random.default_rng(0)))
+    done = prepare([source], options, cut_video=lambda _: iter([(picture, record("a-000", "REAL", "a"))]))
+    assert (len(done.records), done.failed) == (1, {})
 
 
 def test_a_picture_without_a_face_gives_no_crop_unless_kept_whole(tmp_path: Path, pictures: list[Source]) -> None:
