@@ -52,10 +52,12 @@ from dfwatch.training.summary import arrays, evaluate, summarise
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
     from dfwatch.models.bundle import Bundle
     from dfwatch.training.judging import Judged
     from dfwatch.training.recipe import Recipe
+    from dfwatch.training.splits import Dealt
 
 
 def run_prepare(arguments: argparse.Namespace) -> int:
@@ -137,11 +139,13 @@ def _train(arguments: argparse.Namespace, recipe: Recipe, options: RunOptions, e
             bar.total = total
             bar.update(done - bar.n)
 
+        packs: dict[str, Pack] = {}
         try:
-            trainer = open_trainer(arguments.data, recipe, options, excluded, hinting)
+            trainer = open_trainer(arguments.data, recipe, options, excluded, hinting=hinting, opened=packs)
         except StoppedError:
             _say(f"stopped before the teacher had looked at every crop; {arguments.run} keeps what it has said")
             return INCOMPLETE
+    _tell_excluded(excluded, (record for pack in packs.values() for record in pack.records))
     _say(f"{recipe.id}: step {trainer.progress.step} of {recipe.total_steps} on {options.device}")
     progress = trainer.run(_report)
     if not progress.best_step:
@@ -281,7 +285,9 @@ def _judge_videos(arguments: argparse.Namespace, bundle: Bundle) -> tuple[list[J
 
     layout = layouts.detect(arguments.videos) if arguments.layout == "auto" else arguments.layout
     found = layouts.scan(layout, arguments.videos)
-    sources = take(found.sources, arguments.split, split_rule(bundle), _excluded(arguments))
+    excluded = _excluded(arguments)
+    _tell_excluded(excluded, found.sources)
+    sources = take(found.sources, arguments.split, split_rule(bundle), excluded)
     if not sources:
         raise TrainingError("evaluating on", arguments.videos, f"its {arguments.split} part is empty")
     trained = refuse_trained(bundle, [source.group for source in sources], allowed=arguments.include_trained)
@@ -299,9 +305,11 @@ def _judge_videos(arguments: argparse.Namespace, bundle: Bundle) -> tuple[list[J
 def _items(arguments: argparse.Namespace, rule: SplitRule) -> list[Item]:
     excluded = _excluded(arguments)
     found: list[Item] = []
+    packs: list[Pack] = []
     for name in arguments.pack:
-        pack = Pack(os.path.join(arguments.data, name))
-        found.extend(Item(pack, record) for record in take(pack.records, arguments.split, rule, excluded))
+        packs.append(Pack(os.path.join(arguments.data, name)))
+        found.extend(Item(packs[-1], record) for record in take(packs[-1].records, arguments.split, rule, excluded))
+    _tell_excluded(excluded, (record for pack in packs for record in pack.records))
     if not found:
         raise TrainingError("opening the packs", arguments.data, f"their {arguments.split} part is empty")
     return found
@@ -315,6 +323,13 @@ def _device(name: str) -> str:
 
 def _excluded(arguments: argparse.Namespace) -> frozenset[str]:
     return read_exclusions(arguments.exclude) if arguments.exclude else frozenset()
+
+
+def _tell_excluded(excluded: frozenset[str], records: Iterable[Dealt]) -> None:
+    """Say how many names of an exclusion list are there: one that is called otherwise excludes nothing."""
+    if excluded:
+        met = excluded & {name for record in records for name in (record.video, record.group)}
+        _say(f"--exclude: {len(met)} of {len(excluded)} names are a video or a group here")
 
 
 def _report(entry: dict[str, Any]) -> None:

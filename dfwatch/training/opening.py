@@ -54,9 +54,13 @@ def open_trainer(
     recipe: Recipe,
     options: RunOptions,
     excluded: frozenset[str],
+    *,
     hinting: Callable[[int, int], None] = lambda *_: None,
+    opened: dict[str, Pack] | None = None,
 ) -> Trainer:
     """Open data and teacher and build the trainer of a recipe; ``hinting`` hears of crops that the teacher looks at.
+
+    ``opened`` keeps the packs by name.
 
     The run's folder, and that of its parts, then keep what the run, its first weights and its teacher are trained on.
 
@@ -65,7 +69,7 @@ def open_trainer(
             select part.
         StoppedError: When the run was to stop before the teacher had looked at every crop.
     """
-    packs: dict[str, Pack] = {}
+    packs: dict[str, Pack] = {} if opened is None else opened
     pools = open_pools(data_root, recipe, excluded, packs)
     measured = open_measured(data_root, recipe, excluded, packs)
     check_disjoint([take(_records(packs), split, recipe.data.split, excluded) for split in SPLITS])

@@ -43,6 +43,12 @@ def _svg(figure: Figure) -> bytes:
     return memory.getvalue()
 
 
+def _label(name: str) -> str:
+    """A data set's name as matplotlib shows it as it is: names need not be text, ``$`` is mathematics, ``_`` hides."""
+    text = name.encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 def _scored(evaluation: Evaluation) -> list[Judged]:
     return [item for item in evaluation.judged if not np.isnan(item.p_fake)]
 
@@ -59,7 +65,7 @@ def roc(evaluation: Evaluation) -> bytes:
         if len(np.unique(labels)) < 2:
             continue
         false_alarms, hits, _ = roc_curve(labels, p_fake)
-        axes.plot(false_alarms, hits, lw=2.2 if title == "all" else 1.2, label=title)
+        axes.plot(false_alarms, hits, lw=2.2 if title == "all" else 1.2, label=_label(title))
     labels, p_fake, _ = arrays(scored)
     fake = p_fake >= evaluation.bundle.thresholds.fake
     if len(np.unique(labels)) == 2:

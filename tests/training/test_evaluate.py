@@ -121,6 +121,23 @@ def test_a_run_without_weights_yet_says_so(
     assert not (tmp_path / "bundle").exists()
 
 
+def test_how_many_names_of_an_exclusion_list_were_met_is_said(
+    trained: tuple[Path, Path], data_root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "exclude.txt").write_text("group1\nreal2\nclip3.mp4\n")
+    exclude = ["--exclude", str(tmp_path / "exclude.txt")]
+    words = ["train", str(trained[0].parent / "recipe.yaml"), "--data", data_root, "--run", str(tmp_path / "run")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(architectures, "BUILDERS", {**architectures.BUILDERS, "tiny": tiny})
+        call(*words, *exclude, "--workers", "0", "--max-minutes", "0.0001")
+    assert "2 of 3 names" in capsys.readouterr().err
+    words = ["evaluate", str(trained[0]), "--data", data_root, "--pack", "made", "--out", str(tmp_path / "out")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commands, "Detector", SimpleNamespace(load=lambda bundle, _settings: SpotFinder(bundle)))
+        assert call(*words, *exclude, "--rounds", "2") == 0
+    assert "2 of 3 names" in capsys.readouterr().err
+
+
 def test_two_runs_do_not_train_in_one_folder(trained: tuple[Path, Path], data_root: str, tmp_path: Path) -> None:
     words = ["train", str(trained[0].parent / "recipe.yaml"), "--data", data_root, "--run", str(tmp_path / "run")]
     with alone_in(str(tmp_path / "run")), pytest.raises(TrainingError, match="another command is at work in it"):
@@ -493,6 +510,21 @@ def test_a_real_and_a_fake_of_one_name_are_two_videos(trained: tuple[Path, Path]
     items = [Item(pack, dataclasses.replace(item, video="clip.mp4")) for item in pack.records[:4]]
     judged = judge_crops(SpotFinder(bundle), items)
     assert [(video.label, video.faces) for video in judged] == [(0, 2), (1, 2)]
+
+
+@pytest.mark.parametrize("name", ["$a_{b$", "_hidden", "caf\udce9"])
+def test_a_data_set_of_any_name_is_in_the_report(trained: tuple[Path, Path], tmp_path: Path, name: str) -> None:
+    judged = [
+        Judged(name=f"{source}{n}", label=n % 2, group=f"{source}{n}", source=source, manipulation="", p_raw=0.1 * n,
+               p_fake=0.1 * n, verdict="INCONCLUSIVE")
+        for source in ("plain", name)
+        for n in range(10)
+    ]  # fmt: skip
+    evaluation = evaluate(load_bundle(trained[0]), "made", judged, rounds=5)
+    write_report(evaluation, str(tmp_path))
+    # Matplotlib leaves every text beside its outlines as a comment.
+    shown = name.encode("utf-8", "backslashreplace").decode()
+    assert f"<!-- {' ' * name.startswith('_')}{shown} -->" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("name", list(robustness.CHANGES))
