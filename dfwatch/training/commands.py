@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shlex
 import signal
 import sys
@@ -52,7 +53,7 @@ from dfwatch.training.summary import arrays, evaluate, summarise
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from dfwatch.models.bundle import Bundle
     from dfwatch.training.judging import Judged
@@ -230,6 +231,8 @@ def _real_videos(arguments: argparse.Namespace, bundle: Bundle, detector: Detect
         for record in pack.records
         if not record.is_fake and record.video not in excluded and record.group not in excluded
     ]
+    if not items:
+        raise TrainingError("choosing thresholds on", arguments.real_videos, "no real video is there")
     refuse_trained(bundle, [item.record.group for item in items], allowed=False)
     judged = gather_videos(bundle, items, score_crops(detector, items))
     single = sum(video.faces == 1 for video in judged)
@@ -254,7 +257,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     else:
         items = _items(arguments, split_rule(bundle))
         data = f"{arguments.split} part of {', '.join(arguments.pack)}"
-        if f"{data}:" in f"{bundle.calibration.fitted_on} {bundle.thresholds.chosen_on}":
+        if _chosen_on(bundle, arguments.split, arguments.pack):
             data += " (on which calibration or thresholds were chosen: no held-out figures)"
         if not arguments.all_fakes:
             before, items = len(items), no_more_fakes_than_reals(items)
@@ -278,6 +281,14 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         update_bundle(bundle, kept=_card_kept, metrics=measured, known_failures=failures)
     _say(f"AUC {evaluation.overall.figures['AUC']}; report in {os.path.join(arguments.out, 'report.html')}")
     return 0
+
+
+def _chosen_on(bundle: Bundle, split: str, packs: Sequence[str]) -> bool:
+    """Whether a bundle says that calibration or a threshold of it was chosen on this part of one of these packs."""
+    told = f"{bundle.calibration.fitted_on}; {bundle.thresholds.chosen_on}"
+    parts = re.findall(r"(train|select|test) part of ([^:]+):", told)
+    used = {name for part, names in parts if part == split for name in names.split(", ")}
+    return any(name in used or f" real videos of {name} in " in told for name in packs)
 
 
 def _judge_videos(arguments: argparse.Namespace, bundle: Bundle) -> tuple[list[Judged], int, str]:

@@ -248,6 +248,24 @@ def test_the_fake_threshold_can_come_from_real_videos_with_several_frames(
     assert thresholds.chosen_on.startswith("240 real videos of videos in 240 groups, 4 frames of each; for REAL,")
     assert thresholds.false_positive_rate is not None
     assert thresholds.false_positive_rate < 0.01
+    # What a threshold was chosen on shows nothing of new videos, whichever packs are beside it.
+    for packs, split, held_out in (
+        (("made",), "test", True), (("made",), "select", False), (("videos", "made"), "test", False),
+    ):  # fmt: skip
+        told = [word for name in packs for word in ("--pack", name)]
+        report = tmp_path / "report"
+        evaluated = ["evaluate", str(bundle), "--data", str(data), *told, "--split", split, "--out", str(report)]
+        assert call(*evaluated, "--rounds", "2") == 0
+        assert ("no held-out figures" not in (report / "report.md").read_text()) is held_out
+    both = Path(shutil.copytree(trained[0], tmp_path / "both"))
+    shutil.copytree(data / "made", data / "twin")
+    packs = ["--data", str(data), "--pack", "twin"]
+    assert call("calibrate", str(both), *packs, "--pack", "made", "--no-guarantee") == 0
+    assert call("evaluate", str(both), *packs, "--split", "select", "--out", str(tmp_path / "r"), "--rounds", "2") == 0
+    assert "no held-out figures" in (tmp_path / "r" / "report.md").read_text()
+    (tmp_path / "exclude.txt").write_text("\n".join(f"person{number}" for number in range(240)))
+    with pytest.raises(TrainingError, match="no real video is there"):
+        call(*words, "videos", "--exclude", str(tmp_path / "exclude.txt"))
     # Nobody whom the model was trained on may say how rarely it accuses.
     with pytest.raises(TrainingError, match="trained on"):
         call(*words, "made")
@@ -268,10 +286,11 @@ def test_labels_are_balanced_by_whole_videos(tmp_path: Path) -> None:
         (no_more_fakes_than_reals(items), 4, 4),
         # Reals are what a promise about false alarms rests on, and stay.
         (no_more_fakes_than_reals(few_fakes), 4, 2),
+        (no_more_fakes_than_reals([item for item in items if item.record.is_fake]), 0, 7),
         (draw_videos(items, most_reals=3, most_fakes=3), 3, 3),
     ):
         videos = Counter(item.record.video for item in drawn)
-        assert Counter(video[:4] for video in videos) == {"REAL": reals, "FAKE": fakes}
+        assert Counter(video[:4] for video in videos) == Counter({"REAL": reals, "FAKE": fakes})
         assert all(frames == frames_of[video[:4]][int(video[4:])] for video, frames in videos.items())
 
 
