@@ -251,6 +251,14 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     bundle = load_bundle(arguments.bundle)
     if arguments.margin is not None:
         bundle = dataclasses.replace(bundle, crop=dataclasses.replace(bundle.crop, margin=arguments.margin))
+    try:
+        # Before the work, and not when it is done.
+        os.makedirs(arguments.out, exist_ok=True)
+    except OSError as error:
+        raise TrainingError("making the report's folder", arguments.out, error.strerror or error) from error
+    log = read_log(arguments.run) if arguments.run else []
+    if arguments.run and not log:
+        raise TrainingError("reading the log of the run", arguments.run, "there is none", hint="leave --run out")
     items: list[Item] = []
     if arguments.videos:
         judged, trained, data = _judge_videos(arguments, bundle)
@@ -274,7 +282,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         for name, change in tqdm(changes.items(), desc="robustness"):
             changed = judge_crops(detector, some, change=change, keep_pictures=False)
             evaluation.robustness[name] = summarise(name, changed, full=False, rounds=arguments.rounds)
-    write_report(evaluation, arguments.out, read_log(arguments.run) if arguments.run else ())
+    write_report(evaluation, arguments.out, log)
     if arguments.store:
         failures = tuple(failure for failure in bundle.known_failures if failure != NOT_MEASURED)
         measured = {**bundle.metrics, arguments.store: as_json(evaluation)}

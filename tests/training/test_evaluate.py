@@ -138,6 +138,18 @@ def test_how_many_names_of_an_exclusion_list_were_met_is_said(
     assert "2 of 3 names" in capsys.readouterr().err
 
 
+def test_a_report_that_cannot_be_is_told_before_the_work(
+    trained: tuple[Path, Path], data_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "Detector", None)  # there is no work without it
+    words = ["evaluate", str(trained[0]), "--data", data_root, "--pack", "made", "--out"]
+    (tmp_path / "file").write_text("of mine")
+    with pytest.raises(TrainingError, match="making the report's folder"):
+        call(*words, str(tmp_path / "file"))
+    with pytest.raises(TrainingError, match="nowhere: there is none"):
+        call(*words, str(tmp_path / "out"), "--run", str(tmp_path / "nowhere"))
+
+
 def test_two_runs_do_not_train_in_one_folder(trained: tuple[Path, Path], data_root: str, tmp_path: Path) -> None:
     words = ["train", str(trained[0].parent / "recipe.yaml"), "--data", data_root, "--run", str(tmp_path / "run")]
     with alone_in(str(tmp_path / "run")), pytest.raises(TrainingError, match="another command is at work in it"):
