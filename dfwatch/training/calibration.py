@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _EPSILON = 1e-7
+_MOST_LOG_HEAT = 4.0
+_POINTLESS = "fakes score no higher than reals"
 
 
 def logit(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -60,14 +62,19 @@ def fit_calibration(
         def loss(log_heat: float) -> float:
             return float(np.mean(balanced * np.logaddexp(0, signs * logits / np.exp(log_heat))))
 
-        heat = float(np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))
-        return Calibration(method="temperature", parameters={"temperature": heat}, fitted_on=fitted_on)
+        log_heat = float(minimize_scalar(loss, bounds=(-_MOST_LOG_HEAT, _MOST_LOG_HEAT), method="bounded").x)
+        if log_heat > _MOST_LOG_HEAT - 0.01:
+            # The hotter the better: the scores say nothing, or the opposite.
+            raise TrainingError("fitting the calibration on", fitted_on, _POINTLESS)
+        return Calibration(
+            method="temperature", parameters={"temperature": float(np.exp(log_heat))}, fitted_on=fitted_on
+        )
     if method != "platt":
         raise TrainingError("fitting the calibration", method, "known are none, temperature and platt")
     model = LogisticRegression(C=1e6, max_iter=1000).fit(logits[:, None], labels, sample_weight=balanced)
     slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
     if slope < _EPSILON:
-        raise TrainingError("fitting the calibration on", fitted_on, "fakes score no higher than reals")
+        raise TrainingError("fitting the calibration on", fitted_on, _POINTLESS)
     return Calibration(method="platt", parameters={"slope": slope, "intercept": intercept}, fitted_on=fitted_on)
 
 

@@ -134,11 +134,12 @@ def test_many_frames_of_a_video_weigh_as_much_as_one_and_labels_stay_even(method
         assert often.parameters[name] == pytest.approx(value, rel=1e-3)
 
 
-def test_a_detector_that_points_the_wrong_way_is_not_turned_round() -> None:
+@pytest.mark.parametrize("method", ["platt", "temperature"])
+def test_a_detector_that_points_the_wrong_way_is_not_turned_round(method: str) -> None:
     with pytest.raises(TrainingError, match="fakes score no higher"):
-        fit_calibration("platt", 1 - LABELS, SCORES, "made-up data")
+        fit_calibration(method, 1 - LABELS, SCORES, "made-up data")
     with pytest.raises(TrainingError, match="fakes score no higher"):
-        fit_calibration("platt", LABELS, np.full(len(LABELS), 0.3), "made-up data")
+        fit_calibration(method, LABELS, np.full(len(LABELS), 0.3), "made-up data")
 
 
 def test_thresholds_keep_their_promise_on_new_groups() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,37 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
     (tmp_path / names[-1]).unlink()
     with pytest.raises(TrainingError, match="parts are missing"):
         read_best(str(tmp_path))
+
+
+def test_a_kill_or_a_copy_midway_never_mixes_two_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier, later = network().state_dict(), network().state_dict()
+    replace = os.replace
+    told = []
+    for last in range(3):
+        assert len(save_parts(str(tmp_path), earlier, limit_bytes=7000)) == 2
+        left = [None] * last
+
+        def kill(source: str, goal: str, left: list[None] = left) -> None:
+            if not left:
+                raise KeyboardInterrupt
+            left.pop()
+            replace(source, goal)
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(os, "replace", kill)
+            save_parts(str(tmp_path), later, limit_bytes=7000)
+        try:
+            found = read_best(str(tmp_path))
+        except TrainingError:
+            told.append("refused")
+            continue
+        assert found is not None
+        told += [name for name, state in (("earlier", earlier), ("later", later)) if _alike(found, state)]
+    assert told == ["earlier", "refused", "later"]
+
+
+def _alike(found: dict[str, torch.Tensor], state: dict[str, torch.Tensor]) -> bool:
+    return all(torch.allclose(found[name].float(), value.float(), atol=2e-4) for name, value in state.items())
 
 
 def test_the_whole_weights_come_before_parts(tmp_path: Path) -> None:
