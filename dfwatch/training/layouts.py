@@ -242,6 +242,8 @@ def splits(root: str, left_out: Counter[str]) -> Iterator[Source]:
         split = _split_of(name)
         if split:
             yield from _labelled_folders(os.path.join(root, name), split, left_out)
+        else:
+            left_out[f"folder beside the parts: {name}/"] += 1
 
 
 def table(path: str, _left_out: Counter[str]) -> Iterator[Source]:
@@ -300,9 +302,10 @@ def _labelled_folders(root: str, split: str, left_out: Counter[str]) -> Iterator
     parts: dict[str, list[tuple[str, str, Shown]]] = defaultdict(list)
     for name in _folders(root):
         label = _LABEL_FOLDERS.get(name.lower())
-        if not label:
-            continue
         folder = os.path.join(root, name)
+        if not label:
+            left_out[f"folder that is called neither real nor fake: {os.path.relpath(folder, whole)}/"] += 1
+            continue
         inner = {} if split else {part: _split_of(part) for part in _folders(folder)}
         for below in ("", *(part for part, its_split in inner.items() if its_split)):
             within = os.path.join(folder, below)
@@ -334,7 +337,8 @@ def _underscores(stem: str) -> list[int]:
 
 def _folders(root: str) -> list[str]:
     try:
-        return sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+        rules = NameRules(WatchSettings())
+        return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not rules.ignored(entry.name))
     except OSError as error:
         raise TrainingError("reading the data set", root, error.strerror or error) from error
 

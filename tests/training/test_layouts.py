@@ -233,6 +233,18 @@ def test_what_other_systems_leave_in_folders_is_no_data(tmp_path: Path) -> None:
     assert sum(found.left_out.values()) == 1
 
 
+def test_a_folder_of_another_name_is_not_left_out_without_a_word(tmp_path: Path) -> None:
+    touch(tmp_path, "real/a.mp4", "fake/b.mp4", "fakes_2/c.mp4", ".git/x")
+    left_out = layouts.scan("folders", str(tmp_path)).left_out
+    assert left_out == {"folder that is called neither real nor fake: fakes_2/": 1}
+    touch(tmp_path, "test/real/a.mp4", "test/faked/b.mp4")
+    assert layouts.detect(str(tmp_path)) == "splits"
+    assert layouts.scan("splits", str(tmp_path)).left_out == {
+        "folder that is called neither real nor fake: test/faked/": 1,
+        **{f"folder beside the parts: {name}/": 1 for name in ("fake", "fakes_2", "real")},
+    }
+
+
 def test_links_are_followed_into_each_folder_once(tmp_path: Path) -> None:
     touch(tmp_path, "elsewhere/a.mp4", "set/fake/b.mp4", "set/real/train/c.mp4")
     (tmp_path / "set/real/more").symlink_to(tmp_path / "elsewhere")
