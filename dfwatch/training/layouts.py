@@ -268,11 +268,12 @@ def table(path: str, _left_out: Counter[str]) -> Iterator[Source]:
                     continue
                 if not row.get("path"):
                     raise TrainingError("reading the table", f"{path}:{number}", "there is no path")
-                video = row.get("video") or row["path"]
+                # Of `id1` and `id1 ` a spreadsheet shows the same.
+                video = (row.get("video") or "").strip() or row["path"]
                 yield Source(
                     path=os.path.join(base, row["path"]),
                     label=_label(row.get("label") or "", f"{path}:{number}"),
-                    group=row.get("group") or video,
+                    group=(row.get("group") or "").strip() or video,
                     source=row.get("source") or os.path.splitext(os.path.basename(path))[0],
                     video=video,
                     manipulation=row.get("manipulation") or "",

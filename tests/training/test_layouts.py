@@ -165,7 +165,7 @@ def test_a_table_says_it_all(tmp_path: Path) -> None:
 
 def test_a_table_from_a_spreadsheet_keeps_its_groups_and_splits(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
-    path.write_bytes("\ufeffPath, Label,Group ,SPLIT\r\na.mp4, Real,g1,Test\r\n,,,\r\n".encode())
+    path.write_bytes("\ufeffPath, Label,Group ,SPLIT\r\na.mp4, Real,g1 ,Test\r\n,,,\r\n".encode())
     (only,) = layouts.scan("csv", str(path)).sources
     assert (only.label, only.group, only.split, only.path) == ("REAL", "g1", "test", str(tmp_path / "a.mp4"))
 
