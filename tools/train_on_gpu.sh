@@ -29,6 +29,7 @@ piece() {
     fi
     "$python" -m dfwatch train "$recipe" --data "$room/packs" --exclude "$room/packs/exclude.txt" --run "$run" \
         --parts "$out/$name" --bundle "$run/bundle" --device "$device" --workers 0 --max-minutes "$(left)" "$@"
+    rm -rf "$run/carried.part"  # of a call that was killed here
     cp -r "$out/$name" "$run/carried.part"
     mv "$run/carried.part" "$run/carried"
 }
