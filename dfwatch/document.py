@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     from dfwatch.reading import Reading
     from dfwatch.reasons import Reason, Status
     from dfwatch.storage.layout import DroppedName
-    from dfwatch.verdict import Decision
+    from dfwatch.verdict import Decision, Limits
 
 SCHEMA_VERSION = "1.1"
 SCHEMA_FILE = "sidecar-1.schema.json"
 
 # More digits than these carry nothing, and would show the order in which a processor adds numbers up.
 _PROBABILITY_DIGITS = 4
+# As many as a double between 0 and 1 is sure of.
+_MOST_DIGITS = 15
 _TIME_DIGITS = 3
 _PIXEL_DIGITS = 1
 
@@ -111,6 +113,7 @@ def build(
         refusal: Why there is no verdict.
         provenance: What the file's content credentials say; no part of the decision.
     """
+    p_fake = None if decision is None else _written(decision.p_fake, decision.limits)
     return {
         "schema_version": SCHEMA_VERSION,
         "job_id": run.job_id,
@@ -120,9 +123,9 @@ def build(
         "reason_hint": (refusal.hint or None) if refusal is not None else None,
         "subject": _subject(subject),
         "verdict": None if decision is None else str(decision.label),
-        "confidence": None if decision is None else _probability(decision.confidence),
-        "p_fake": None if decision is None else _probability(decision.p_fake),
-        "p_fake_raw": None if decision is None else _probability(decision.p_fake_raw),
+        "confidence": _confidence(decision, p_fake),
+        "p_fake": p_fake,
+        "p_fake_raw": None if decision is None else _written(decision.p_fake_raw, decision.limits),
         "calibrated": None if decision is None else run.bundle.calibration.calibrated,
         "thresholds": _thresholds(decision, run.bundle),
         "aggregation": None if decision is None else decision.aggregation,
@@ -142,6 +145,18 @@ def build(
         "warnings": [*(reading.warnings if reading else ()), *(decision.warnings if decision else ())],
         "limits": _limits(decision, run.bundle),
     }
+
+
+def written_score(p_fake: float, limits: Limits) -> float:
+    """A p(fake) as documents state it: rounded, with as many digits as keep it on its side of both thresholds.
+
+    So whoever decides anew from the document's figures comes to the document's verdict.
+    """
+    for digits in range(_PROBABILITY_DIGITS, _MOST_DIGITS + 1):
+        rounded = round(p_fake, digits)
+        if limits.sides(rounded) == limits.sides(p_fake):
+            return rounded
+    return p_fake
 
 
 def encode(document: Mapping[str, Any], *, indent: int | None = 2) -> bytes:
@@ -183,11 +198,14 @@ def _thresholds(decision: Decision | None, bundle: Bundle) -> dict[str, Any] | N
 
 
 def _tracks(decision: Decision | None) -> list[dict[str, Any]]:
+    if decision is None:
+        return []
+    limits = decision.limits
     return [
         {
             "id": track.id,
-            "p_fake": _probability(track.p_fake),
-            "p_fake_raw": _probability(track.p_fake_raw),
+            "p_fake": written_score(track.p_fake, limits),
+            "p_fake_raw": written_score(track.p_fake_raw, limits),
             "stable": track.stable,
             "frames": [
                 {
@@ -202,24 +220,26 @@ def _tracks(decision: Decision | None) -> list[dict[str, Any]]:
                             scored.face.box.height,
                         )
                     ],
-                    "detection_score": _probability(scored.face.detection_score),
-                    "p_fake": _probability(scored.p_fake),
+                    "detection_score": round(scored.face.detection_score, _PROBABILITY_DIGITS),
+                    "p_fake": written_score(scored.p_fake, limits),
                 }
                 for scored in track.frames
             ],
         }
-        for track in (decision.tracks if decision else ())
+        for track in decision.tracks
     ]
 
 
 def _segments(decision: Decision | None) -> list[dict[str, Any]]:
+    if decision is None:
+        return []
     return [
         {
             "start_s": round(segment.start_s, _TIME_DIGITS),
             "end_s": round(segment.end_s, _TIME_DIGITS),
-            "p_fake": _probability(segment.p_fake),
+            "p_fake": written_score(segment.p_fake, decision.limits),
         }
-        for segment in (decision.segments if decision else ())
+        for segment in decision.segments
     ]
 
 
@@ -289,5 +309,12 @@ def _limits(decision: Decision | None, bundle: Bundle) -> list[str]:
     return [_LIMITS[decision.label], *([_LIMIT_UNCALIBRATED] if uncalibrated else []), _LIMIT_SCOPE]
 
 
-def _probability(value: float | None) -> float | None:
-    return None if value is None else round(float(value), _PROBABILITY_DIGITS)
+def _written(p_fake: float | None, limits: Limits) -> float | None:
+    return None if p_fake is None else written_score(p_fake, limits)
+
+
+def _confidence(decision: Decision | None, p_fake: float | None) -> float | None:
+    """From the figure that stands beside it, so that the two always agree."""
+    if decision is None or decision.confidence is None or p_fake is None:
+        return None
+    return p_fake if decision.label is Label.FAKE else round(1.0 - p_fake, _MOST_DIGITS)

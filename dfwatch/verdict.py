@@ -35,6 +35,10 @@ class Limits:
     real: float
     fake: float
 
+    def sides(self, p_fake: float) -> tuple[bool, bool]:
+        """Whether a p(fake) lies at or below the one, and at or above the other."""
+        return p_fake <= self.real, p_fake >= self.fake
+
 
 @dataclass(frozen=True, slots=True)
 class FrameScore:
@@ -243,15 +247,20 @@ def _segments(frames: Sequence[FrameScore], reading: Reading, fake: float) -> tu
         p_here = sum(scores) / len(scores) if scores else None
         reaches = p_here is not None and p_here >= fake
         if run and (not reaches or start_s > run_end_s):
-            segments.append(Segment(run_start_s, run_end_s, sum(run) / len(run)))
+            segments.append(Segment(run_start_s, run_end_s, _mean_of_run(run)))
             run = []
         if p_here is not None and reaches:
             run_start_s = run_start_s if run else start_s
             run_end_s = end_s
             run.append(p_here)
     if run:
-        segments.append(Segment(run_start_s, run_end_s, sum(run) / len(run)))
+        segments.append(Segment(run_start_s, run_end_s, _mean_of_run(run)))
     return tuple(segments)
+
+
+def _mean_of_run(run: Sequence[float]) -> float:
+    # Added up in binary fractions, scores at the threshold can have a mean that is a hair below it.
+    return max(min(run), sum(run) / len(run))
 
 
 def _spans(reading: Reading) -> list[tuple[float, float]]:

@@ -7,10 +7,12 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dfwatch.config import FaceSettings, VerdictSettings
-from dfwatch.document import Refusal, Run, Subject, build, encode, schema
-from dfwatch.models.bundle import Bundle
+from dfwatch.document import Refusal, Run, Subject, build, encode, schema, written_score
+from dfwatch.models.bundle import Bundle, Calibration, Thresholds
 from dfwatch.reading import QualityFlag, Reading
 from dfwatch.reasons import Label, Reason, Status
 from dfwatch.storage.layout import DroppedName
@@ -31,6 +33,7 @@ RUNTIME = {
     "threads": 2,
     "host": "newsroom",
 }
+UNMEASURED = {"false_positive_rate": None, "chosen_on": "made up"}
 SUBJECT = Subject(
     DroppedName("desk/tuesday", "clip.mp4"), 123456, "ab" * 32, "2026-11-21T22:33:44.555Z", ("quiet 3.0 s", "lease")
 )
@@ -161,3 +164,59 @@ def test_thresholds_say_where_they_come_from() -> None:
     )
     configured = build(Status.DONE, SUBJECT, run(model), reading=read, decision=moved)["thresholds"]
     assert (configured["source"], configured["false_positive_rate"]) == ("configuration", None)
+
+
+@given(
+    thresholds=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted),
+    near=st.lists(
+        st.tuples(st.sampled_from([0, 1]), st.floats(-2e-4, 2e-4) | st.floats(-1e-12, 1e-12) | st.floats(-1, 1)),
+        min_size=1,
+        max_size=8,
+    ),
+    frames=st.integers(1, 8),
+)
+def test_who_decides_anew_from_the_document_comes_to_the_same_verdict(
+    thresholds: list[float], near: list[tuple[int, float]], frames: int
+) -> None:
+    limits = Limits(*thresholds)
+    places = [min(max(thresholds[which] + offset, 0.0), 1.0) for which, offset in near]
+    scores = (places * frames)[:frames]
+    read = reading([range(frames)], frames=frames)
+    model = bundle(calibration=Calibration(), thresholds=Thresholds(real=limits.real, fake=limits.fake, **UNMEASURED))
+    # float64, as calibrated scores are.
+    decision = decide(
+        read,
+        np.array(scores),
+        calibration=model.calibration,
+        limits=limits,
+        settings=VerdictSettings(),
+        faces=FaceSettings(),
+    )
+    document = json.loads(encode(build(Status.DONE, SUBJECT, run(model), reading=read, decision=decision)))
+    stated = Limits(document["thresholds"]["real"], document["thresholds"]["fake"])
+    [track] = document["tracks"]
+    assert document["p_fake"] == track["p_fake"] == document["p_fake_raw"]
+    assert stated.sides(document["p_fake"]) == limits.sides(decision.p_fake)
+    assert document["p_fake"] == pytest.approx(decision.p_fake, abs=5.1e-5)
+    for frame, score in zip(track["frames"], scores, strict=True):
+        assert stated.sides(frame["p_fake"]) == limits.sides(score)
+    assert all(segment["p_fake"] >= stated.fake for segment in document["segments"])
+    if document["confidence"] is not None:
+        expected = document["p_fake"] if document["verdict"] == "FAKE" else 1 - document["p_fake"]
+        assert document["confidence"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_score_has_no_more_digits_than_it_needs() -> None:
+    limits = Limits(real=0.2076, fake=0.9498)
+    for p_fake, written in (
+        (0.5123456, 0.5123),
+        (0.97, 0.97),
+        (0.949773, 0.94977),
+        (0.9497999, 0.9497999),
+        (0.9498, 0.9498),
+        (0.20764, 0.20764),
+        (0.207601, 0.207601),
+        (0.20759, 0.2076),
+        (1e-9, 0.0),
+    ):
+        assert written_score(p_fake, limits) == written

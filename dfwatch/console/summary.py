@@ -48,7 +48,8 @@ def _probability(document: Mapping[str, Any]) -> str:
     if p_fake is None:
         return ""
     kind = "" if document["calibrated"] else ", not calibrated"
-    return f"  p(fake) {p_fake:.3f}{kind}"
+    # Every digit of it and of the thresholds: rounded, the two could contradict the verdict.
+    return f"  p(fake) {p_fake}{kind}"
 
 
 def _input(document: Mapping[str, Any]) -> str:
@@ -96,7 +97,7 @@ def _bar(p_fake: float | None, fake: float, *, coloured: bool) -> str:
 def _judged_by(document: Mapping[str, Any]) -> str:
     limits, model, runtime = document["thresholds"], document["model"], document["runtime"]
     return (
-        f"REAL up to {limits['real']:.2f}, FAKE from {limits['fake']:.2f} · "
+        f"REAL up to {limits['real']}, FAKE from {limits['fake']} · "
         f"{model['id']} {model['version']} on {runtime['device']}, {runtime['precision']}"
     )
 

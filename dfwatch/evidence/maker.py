@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 
+from dfwatch.document import written_score
 from dfwatch.errors import DeviceError, ModelError
 from dfwatch.evidence.choice import highest
 from dfwatch.evidence.page import HEAT_NOTE, page
@@ -67,7 +68,7 @@ def make(
                 "track": face.track,
                 "index": face.face.frame_index,
                 "time_s": round(face.face.time_s, 3),
-                "p_fake": round(face.p_fake, 4),
+                "p_fake": written_score(face.p_fake, decision.limits),
             }
         )
     if document["tracks"]:

@@ -64,7 +64,7 @@ def page(document: Mapping[str, Any], pictures: Mapping[str, bytes], frames: Seq
     verdict, name = document["verdict"], escape(document["subject"]["name"])
     confidence = document["confidence"]
     sure = "" if confidence is None else f"<p><strong>{_percent(confidence)}</strong> {_sure(document)}</p>"
-    score = "" if document["p_fake"] is None else f'<p class="soft">p(fake) {document["p_fake"]:.3f}</p>'
+    score = "" if document["p_fake"] is None else f'<p class="soft">p(fake) {document["p_fake"]}</p>'
     shots = "".join(_figures(frame, pictures) for frame in frames)
     shown = (
         f'<h2>Frames with the highest scores{_whose(document)}</h2><div class="shots">{shots}</div>' if frames else ""
@@ -146,7 +146,7 @@ def _items(texts: Sequence[str]) -> str:
 
 
 def _figures(frame: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
-    caption = f"<strong>p(fake) {frame['p_fake']:.3f}</strong> at {frame['time_s']:.2f} s, face {frame['track']}"
+    caption = f"<strong>p(fake) {frame['p_fake']}</strong> at {frame['time_s']:.2f} s, face {frame['track']}"
     parts = [_figure(pictures[frame["file"]], "The frame with the face's box", caption)]
     if frame["heat_map"] is not None:
         parts.append(_figure(pictures[frame["heat_map"]], "What the model was given, and its heat map", _HEAT_CAPTION))
@@ -181,7 +181,7 @@ def _facts(document: Mapping[str, Any]) -> str:
         "Input": f"{video['width']}×{video['height']} {video['codec']} in {container}{duration}",
         "Frames looked at": f"{sampling['decoded']} of {sampling['expected_frames']}",
         "Faces followed": str(len(document["tracks"])),
-        "Thresholds": f"REAL up to {limits['real']:g}, FAKE from {limits['fake']:g} ({limits['source']})",
+        "Thresholds": f"REAL up to {limits['real']}, FAKE from {limits['fake']} ({limits['source']})",
         "Model": f"{model['id']} {model['version']}, weights {model['weights_sha256'][:16]}…",
         "Known failures": " ".join(model["known_failures"]),
         "Computed on": f"{runtime['device']}, {runtime['precision']}, dfwatch {runtime['dfwatch']}",

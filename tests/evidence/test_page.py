@@ -55,6 +55,16 @@ def test_what_kept_real_from_being_said_is_shown() -> None:
     assert [(face.track, face.face.frame_index) for face in highest(decision, 3)] == [(1, 3), (1, 4), (0, 0)]
 
 
+def test_the_page_states_scores_and_thresholds_with_every_digit() -> None:
+    document = fake()
+    document["thresholds"] |= {"real": 0.2097, "fake": 0.9476}
+    frames = [{"file": "frame-1.jpg", "heat_map": None, "track": 0, "index": 0, "time_s": 1.0, "p_fake": 0.94758}]
+    text = page({**document, "p_fake": 0.9478}, {"frame-1.jpg": b"one"}, frames)
+    assert "p(fake) 0.9478<" in text
+    assert "p(fake) 0.94758<" in text
+    assert "REAL up to 0.2097, FAKE from 0.9476" in text
+
+
 def test_the_page_says_who_decided() -> None:
     frames = [{"file": "frame-1.jpg", "heat_map": None, "track": 0, "index": 0, "time_s": 1.0, "p_fake": 0.9}]
     text = page(fake(), {"frame-1.jpg": b"one"}, frames)
