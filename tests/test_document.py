@@ -61,6 +61,11 @@ def fake() -> dict[str, Any]:
     )
 
 
+def real() -> dict[str, Any]:
+    model, read = bundle(), reading([range(8), [2]], frames=8)
+    return build(Status.DONE, SUBJECT, run(model), reading=read, decision=decision_on(read, [0.02] * 8 + [0.99], model))
+
+
 def inconclusive() -> dict[str, Any]:
     model = bundle(calibration=bundle().calibration.__class__(method="none", parameters={}, fitted_on=""))
     read = reading([range(4)], frames=4, decoded=4)
@@ -87,11 +92,31 @@ def rejected() -> dict[str, Any]:
     return build(Status.REJECTED, subject, run(bundle(), attempt=1), refusal=refusal)
 
 
+def failed() -> dict[str, Any]:
+    refusal = Refusal(Reason.TRUNCATED, "a quarter of its playing time is there", "send it again")
+    return build(Status.FAILED, SUBJECT, run(bundle()), refusal=refusal)
+
+
+def quarantined() -> dict[str, Any]:
+    refusal = Refusal(Reason.READER_CRASHED, "the decoder died of signal 11")
+    return build(Status.QUARANTINED, SUBJECT, run(bundle(), attempt=3), refusal=refusal)
+
+
 def os_name(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-@pytest.mark.parametrize("make", [fake, inconclusive, no_face, rejected], ids=lambda make: make.__name__)
+KINDS = [fake, real, inconclusive, no_face, failed, rejected, quarantined]
+
+
+def test_every_status_and_verdict_has_a_golden_file() -> None:
+    documents = [json.loads((GOLDEN / f"{make.__name__}.json").read_text(encoding="utf-8")) for make in KINDS]
+    assert {document["status"] for document in documents} == set(Status)
+    assert {document["verdict"] for document in documents} == {None, *Label}
+    assert {path.stem for path in GOLDEN.glob("*.json")} == {make.__name__ for make in KINDS}
+
+
+@pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
 def test_documents_are_as_published_and_obey_the_schema(make: Any, request: pytest.FixtureRequest) -> None:
     document = json.loads(encode(make()))
     validator = jsonschema.Draft202012Validator(schema(), format_checker=jsonschema.FormatChecker())
@@ -113,6 +138,11 @@ def test_the_schema_is_a_schema() -> None:
         ({"status": "failed"}, "failed with a verdict"),
         ({"verdict": "NO_FACE"}, "no face, but a probability"),
         ({"p_fake": 1.5}, "a probability above one"),
+        ({"confidence": None}, "a claim without a confidence"),
+        ({"verdict": "INCONCLUSIVE"}, "no claim, but a confidence"),
+        ({"thresholds": None}, "a verdict without thresholds"),
+        ({"calibrated": None}, "a verdict that does not say what its probability is"),
+        ({"limits": []}, "a verdict without its limits"),
         ({"reason": "because"}, "an unknown reason"),
         ({"schema_version": "2.0"}, "another major version"),
     ],
@@ -120,6 +150,13 @@ def test_the_schema_is_a_schema() -> None:
 def test_the_schema_refuses_contradictions(change: dict[str, Any], why: str) -> None:
     document = {**json.loads(encode(fake())), **change}
     assert not jsonschema.Draft202012Validator(schema()).is_valid(document), why
+
+
+@pytest.mark.parametrize("key", ["p_fake_raw", "thresholds", "aggregation", "calibrated", "segments", "confidence"])
+def test_the_schema_refuses_parts_of_a_verdict_where_there_is_none(key: str) -> None:
+    document = {**json.loads(encode(failed())), key: json.loads(encode(fake()))[key]}
+    assert document[key] not in (None, [])
+    assert not jsonschema.Draft202012Validator(schema()).is_valid(document)
 
 
 def test_every_reason_and_label_is_in_the_schema() -> None:

@@ -19,6 +19,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
@@ -141,7 +142,7 @@ def quality_flags(
         flags.append(QualityFlag("few_frames", f"{len(measured.means)} of {frames_wanted} frames were sampled"))
     if measured.face_sides_px and median(measured.face_sides_px) < SMALL_FACE_PX:
         side = median(measured.face_sides_px)
-        flags.append(QualityFlag("small_faces", f"half of the faces are smaller than {side:.0f} pixels"))
+        flags.append(QualityFlag("small_faces", f"half of the faces are of {math.ceil(side)} pixels or less"))
     if measured.faces_left_out:
         detail = f"not judged, as their frames have more faces than allowed: {measured.faces_left_out} in all frames"
         flags.append(QualityFlag("faces_left_out", detail))

@@ -21,7 +21,7 @@ _SAYING: Final = {
     "FAKE": "Traces of face manipulation",
     "REAL": "No trace of a known kind of face manipulation",
     "INCONCLUSIVE": "No claim is made",
-    "NO_FACE": "No face was found, nothing was judged",
+    "NO_FACE": "No face was found that is fit to be judged: nothing was judged",
 }
 _STYLE: Final = """
 :root{color-scheme:light dark;--ink:#1c1c1e;--soft:#63636b;--paper:#fff;--card:#f5f5f7;--line:#dcdce0}
