@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+CROP_MARGINS = (-0.49, 10.0)
+"""Least and largest ``CropSpec.margin``: nearly nothing of a face is left, and hardly anything but surroundings."""
+
+CROP_SHIFTS = (-10.0, 10.0)
+"""Least and largest ``CropSpec.shift_y``."""
+
 MAX_THUMBNAIL_BYTES = 32 * 1024 * 1024
 """What the thumbnails of one video may take, however many frames are sampled."""
 

@@ -26,6 +26,8 @@ import numpy as np
 
 from dfwatch.errors import RefusedError, UndecodableError
 from dfwatch.reading import (
+    CROP_MARGINS,
+    CROP_SHIFTS,
     Box,
     CropSpec,
     Face,
@@ -70,9 +72,9 @@ def decode_request(message: dict[str, Any]) -> CropSpec:
     fields = _object(message.get("crop"), "crop")
     return CropSpec(
         size_px=_integer(fields.get("size_px"), "size_px", 1, MAX_SIDE_PX),
-        margin=_number(fields.get("margin"), "margin", -0.49, 10.0),
+        margin=_number(fields.get("margin"), "margin", *CROP_MARGINS),
         square=bool(fields.get("square")),
-        shift_y=_number(fields.get("shift_y"), "shift_y", -10.0, 10.0),
+        shift_y=_number(fields.get("shift_y"), "shift_y", *CROP_SHIFTS),
     )
 
 

@@ -159,8 +159,10 @@ def read(path: Path) -> Bundle:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         lines = _line_numbers(node, path)
         document = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as exc:
-        raise BundleError("reading", path, f"it is not valid YAML: {' '.join(str(exc).split())}") from exc
+    except (yaml.YAMLError, RecursionError, ValueError) as exc:
+        # To YAML, a text without quotes may look like a date or a number, and be none.
+        hint = "put what is meant as text into quotes: '2026-11-31'" if isinstance(exc, ValueError) else ""
+        raise BundleError("reading", path, f"it is not valid YAML: {' '.join(str(exc).split())}", hint=hint) from exc
     try:
         return _parse(document, path, lines)
     except BundleError as exc:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dfwatch.errors import BundleError
+from dfwatch.reading import CROP_MARGINS, CROP_SHIFTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -168,7 +169,7 @@ class Thresholds:
     """Where a calibrated p(fake) becomes a verdict: REAL at or below ``real``, FAKE at or above ``fake``.
 
     Attributes:
-        false_positive_rate: Share of held-out reals above ``fake`` when it was chosen, 0 to 1; None: never measured.
+        false_positive_rate: Share of held-out reals at or above ``fake`` when it was chosen, 0 to 1; None: never measured.
         chosen_on: What they were chosen on, in words.
     """
 
@@ -252,6 +253,16 @@ class Bundle:
             "crop.size_px",
             f"{self.crop.size_px} px differs from input.size_px, {self.input.size_px} px",
         )
+        for key, value, (least, most) in (
+            ("crop.margin", self.crop.margin, CROP_MARGINS),
+            ("crop.shift_y", self.crop.shift_y, CROP_SHIFTS),
+        ):
+            _require(
+                least <= value <= most,
+                key,
+                f"{value} is not between {least:g} and {most:g}",
+                "it is a fraction of the face box's longer side: 0.3 for 30 %",
+            )
         for key, name in (
             ("weights.file", self.weights_file),
             ("card", self.card),
@@ -272,7 +283,7 @@ class Bundle:
     def card_text(self) -> str:
         """The card's text; empty where there is none."""
         path = self.folder / self.card if self.folder is not None and self.card else None
-        return path.read_text(encoding="utf-8") if path is not None and path.is_file() else ""
+        return path.read_text(encoding="utf-8", errors="replace") if path is not None and path.is_file() else ""
 
     def trained_groups(self) -> frozenset[str]:
         """Hashes of all groups trained on, from ``training.groups`` and ``training.groups_file``."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,10 @@ def test_no_key_that_matters_has_a_default(tmp_path: Path, key: str) -> None:
         ("input", "std", [0.2, 0.2, 0.0], "not above 0"),
         ("input", "std", [0.2, 0.2, math.nan], "three finite numbers"),
         ("crop", "square", 1, "not true or false"),
+        ("crop", "margin", 30, "not between -0.49 and 10"),
+        ("crop", "margin", -0.5, "not between -0.49 and 10"),
+        ("crop", "margin", math.nan, "not between -0.49 and 10"),
+        ("crop", "shift_y", math.inf, "not between -10 and 10"),
         ("output", "kind", "logit", "neither softmax nor sigmoid"),
         ("output", "label_order", ["fake", "real"], "neither"),
         ("output", "label_order", ["FAKE", "FAKE"], "neither"),
@@ -202,6 +207,20 @@ def test_an_impossible_value_is_refused_with_its_key(
         load_bundle(changed_file(tmp_path, spoil))
     assert cause in caught.value.cause
     assert caught.value.subject.startswith(str(tmp_path / "bundle.yaml"))
+
+
+def test_a_version_that_looks_like_a_date_and_is_none_is_refused(tmp_path: Path) -> None:
+    text = re.sub(r"^version: .*$", "version: 2026-11-31", render(full_bundle()), flags=re.MULTILINE)
+    (tmp_path / "bundle.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(BundleError, match="day is out of range") as caught:
+        load_bundle(tmp_path)
+    assert "quotes" in caught.value.hint
+
+
+def test_a_card_in_another_encoding_is_shown_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "bundle.yaml").write_text(render(full_bundle()), encoding="utf-8")
+    (tmp_path / "README.md").write_bytes("Gemessen für Köln".encode("latin-1"))
+    assert load_bundle(tmp_path).card_text == "Gemessen f\ufffdr K\ufffdln"
 
 
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
