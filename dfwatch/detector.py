@@ -130,7 +130,8 @@ class Detector:
         except torch.OutOfMemoryError as exc:
             hint = "set a smaller model.batch_size, or free the device's memory"
             raise DeviceError("loading the model on", choice.name, "out of memory", hint=hint, retryable=True) from exc
-        except RuntimeError as exc:
+        except (RuntimeError, AssertionError) as exc:
+            # timm asserts that the input has the size that its network was made for.
             raise _failure("trying out the model on", choice.device, choice.name, exc) from exc
         note = without_openvino(choice.device, settings)
         device = DeviceInfo(
@@ -225,7 +226,7 @@ class Detector:
             self.device = dataclasses.replace(self.device, batch_size=engine.batch_size)
 
 
-def _failure(action: str, device: torch.device, name: str, error: RuntimeError) -> ModelError:
+def _failure(action: str, device: torch.device, name: str, error: Exception) -> ModelError:
     cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if device.type == "cpu":
         return ModelError(action, name, cause, hint="dfwatch model verify examines the weights")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +17,10 @@ from dfwatch.inference.probe_faces import probe_faces
 from dfwatch.inference.processor import has_bfloat16
 from dfwatch.inference.torch_engine import TorchEngine
 from dfwatch.inference.trial import Trial
+from dfwatch.models.architectures import build
 from dfwatch.models.bundle import OutputSpec, load_bundle, write_bundle
 from dfwatch.models.checkpoints import load_network
+from dfwatch.models.inspect import verify
 from dfwatch.models.probe import probe_crops
 from dfwatch.reading import CropSpec
 from dfwatch.resources import default_bundle
@@ -212,6 +215,52 @@ def test_a_score_that_turns_nan_later_is_an_error(bundle: Bundle) -> None:
         detector._engine.network.get_submodule("classifier").weight.fill_(float("nan"))
     with pytest.raises(ModelError, match="3 of 3 scores are not finite"):
         detector.score(probe_crops(3, SIDE))
+
+
+def test_a_precision_that_overflows_on_one_face_of_many_is_refused(tmp_path: Path) -> None:
+    bundle = seeded_bundle(tmp_path / "seed", example_bundle())
+    network = load_network(bundle)
+    mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (bundle.input.mean, bundle.input.std))
+    faces = torch.from_numpy(probe_faces(24, bundle.crop)).permute(0, 3, 1, 2) / 255.0
+    with torch.inference_mode():
+        highest = network((faces - mean) / std).max(dim=1).values
+    first, later = float(highest[:8].max()), float(highest[8:].max())
+    assert later > 1.1 * first
+    state = network.state_dict()
+    # The first faces stay within float16, one of the later ones does not.
+    for name in ("classifier.weight", "classifier.bias"):
+        state[name] *= torch.finfo(torch.float16).max / (first * later) ** 0.5
+    steep = write_bundle(tmp_path / "bundle", bundle, state)
+    with pytest.raises(ModelError, match="not finite in float16"):
+        Detector.load(steep, ModelSettings(device="cpu", threads=1, engine="torch", precision="float16"))
+    assert Detector.load(steep, PLAIN).device.precision == "float32"
+
+
+def test_openvino_that_cannot_be_loaded_is_passed_over(
+    tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text("raise ImportError('libopenvino.so: no executable stack')")
+    monkeypatch.delitem(sys.modules, "openvino")
+    monkeypatch.syspath_prepend(tmp_path)
+    device = Detector.load(bundle, dataclasses.replace(PLAIN, engine="auto")).device
+    assert device.engine.startswith("torch ")
+    assert device.passed_over["openvino float32"] == "openvino cannot be loaded: libopenvino.so: no executable stack"
+    with pytest.raises(ModelError, match="no executable stack") as caught:
+        Detector.load(bundle, dataclasses.replace(PLAIN, engine="openvino"))
+    assert "model.engine" in caught.value.hint
+
+
+def test_a_network_for_another_size_is_an_error_that_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    asked = example_bundle("timm:vit_tiny_patch16_224", 112, architecture_options={"depth": 1})
+    network = build(asked.architecture, asked.architecture_options, num_outputs=2)
+    written = write_bundle(tmp_path / "bundle", asked, network.state_dict())
+    with pytest.raises(ModelError, match="doesn't match model .224"):
+        Detector.load(written, PLAIN)
+    failed = [check for check in verify(tmp_path / "bundle", PLAIN) if not check.ok]
+    assert [check.name for check in failed] == ["scores"]
+    assert "does not run at 112 px" in failed[0].detail
 
 
 class Exhausted(torch.nn.Module):

@@ -88,8 +88,8 @@ class Trial:
 
     @property
     def finite(self) -> bool:
-        """Whether every score was a number."""
-        return bool(np.isfinite(self.scores).all())
+        """Whether every score of a probe crop was a number, so far."""
+        return all(bool(np.isfinite(scores).all()) for scores in (self.scores, self._full) if scores is not None)
 
     def run(self) -> None:
         """Another pass: half of its crops are those of the first one, in other places, among other neighbours."""

@@ -97,12 +97,16 @@ class Workshop:
 
         Raises:
             LookupError: The network holds something that the engine does not know.
-            RuntimeError: The engine does not take it.
+            RuntimeError: The engine does not take it, or cannot be loaded.
         """
         bundle = self.bundle
         if candidate.engine == "openvino":
             silence_openvino()
-            from dfwatch.inference.openvino_engine import OpenVINOEngine  # noqa: PLC0415 - an extra
+            try:
+                from dfwatch.inference.openvino_engine import OpenVINOEngine  # noqa: PLC0415 - an extra
+            except ImportError as exc:
+                # Installed, and its libraries do not fit this system.
+                raise RuntimeError(f"openvino cannot be loaded: {exc}") from exc
 
             return OpenVINOEngine(
                 self._network,
@@ -216,12 +220,12 @@ class _Measurement:
         return trials
 
     def _fits(self, trial: Trial) -> bool:
-        if not trial.finite:
-            self._passed_over[str(trial.candidate)] = "its scores are not finite"
-            return False
         return self._agrees(trial, trial.difference_from(self._reference))
 
     def _agrees(self, trial: Trial, difference: float) -> bool:
+        if not trial.finite:
+            self._passed_over[str(trial.candidate)] = "its scores are not finite"
+            return False
         # Who asks for one precision gets it; the difference is recorded all the same.
         if self._settings.precision != "auto" and trial.candidate.precision != "float32":
             return True

@@ -98,7 +98,12 @@ def verify(path: str | Path, settings: ModelSettings) -> list[Check]:
         network = load_network(bundle)
         count = sum(parameter.numel() for parameter in network.parameters())
         checks.append(Check("weights", ok=True, detail=f"sha256 and shapes agree, {count / 1e6:.1f} M finite values"))
-        checks += _check_scores(network, bundle)
+        try:
+            checks += _check_scores(network, bundle)
+        except (RuntimeError, AssertionError) as exc:
+            # For want of a better word by torch or timm, whose networks may ask for another size.
+            cause = str(exc).strip().partition("\n")[0] or type(exc).__name__
+            return [*checks, Check("scores", ok=False, detail=f"it does not run at {bundle.input.size_px} px: {cause}")]
         detector = Detector.load(bundle, settings)
     except DfwatchError as exc:
         name = ("bundle", "files", "weights", "scores")[min(len(checks), 3)]
