@@ -40,7 +40,8 @@ _LIMITS = {
     Label.REAL: "REAL means that no trace of a known kind of face manipulation was found, not that the video is true.",
     Label.INCONCLUSIVE: "The score lies between the thresholds, rests on too little, or single frames contradict it: "
     "no claim is made.",
-    Label.NO_FACE: "No face was found that is fit to be judged, so nothing was judged. This says nothing about whether the video is real.",
+    Label.NO_FACE: "No face was found that is fit to be judged, so nothing was judged. "
+    "This says nothing about whether the video is real.",
 }
 _LIMIT_UNCALIBRATED = "The model's probabilities are not calibrated: confidence is the model's own opinion of itself."
 _LIMIT_SCOPE = "Only faces are judged: not voices, captions, context, or pictures generated as a whole."

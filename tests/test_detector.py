@@ -256,7 +256,7 @@ def test_a_network_for_another_size_is_an_error_that_says_so(tmp_path: Path) -> 
     asked = example_bundle("timm:vit_tiny_patch16_224", 112, architecture_options={"depth": 1})
     network = build(asked.architecture, asked.architecture_options, num_outputs=2)
     written = write_bundle(tmp_path / "bundle", asked, network.state_dict())
-    with pytest.raises(ModelError, match="doesn't match model .224"):
+    with pytest.raises(ModelError, match="doesn't match model"):
         Detector.load(written, PLAIN)
     failed = [check for check in verify(tmp_path / "bundle", PLAIN) if not check.ok]
     assert [check.name for check in failed] == ["scores"]

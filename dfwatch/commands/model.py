@@ -57,8 +57,9 @@ def _add_import(actions: Subparsers) -> None:
         "import",
         _import,
         summary="make a bundle from a checkpoint",
-        text="Makes a bundle from a checkpoint. A df_model.pt needs no facts: its family is known. Any other needs\n"
-        "them all, because nothing is guessed: a wrong label order or channel order gives verdicts that look sound.",
+        text="Makes a bundle from a checkpoint. A df_model.pt needs no facts: its family is known; what you say of it\n"
+        "counts instead. Any other needs them all, because nothing is guessed: a wrong label order or channel order\n"
+        "gives verdicts that look sound.",
         config=False,
     )
     parser.add_argument("checkpoint", type=Path, help="safetensors, or what torch.save wrote (weights only)")

@@ -169,7 +169,7 @@ class Thresholds:
     """Where a calibrated p(fake) becomes a verdict: REAL at or below ``real``, FAKE at or above ``fake``.
 
     Attributes:
-        false_positive_rate: Share of held-out reals at or above ``fake`` when it was chosen, 0 to 1; None: never measured.
+        false_positive_rate: Share of held-out reals at or above ``fake``, 0 to 1; None: never measured.
         chosen_on: What they were chosen on, in words.
     """
 

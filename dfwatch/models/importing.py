@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dfwatch.errors import BundleError
 from dfwatch.models.bundle import BUNDLE_FILE, CARD_FILE, load_bundle, write_bundle
 from dfwatch.models.facts import Bundle, Calibration, ChannelOrder, InputSpec, Label, OutputKind, OutputSpec, Thresholds
-from dfwatch.models.profiles import IMAGENET_MEAN, IMAGENET_STD, UNVERIFIED_THRESHOLDS
+from dfwatch.models.profiles import DF_MODEL_ARCHITECTURE, IMAGENET_MEAN, IMAGENET_STD, UNVERIFIED_THRESHOLDS
 from dfwatch.reading import CropSpec
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def import_checkpoint(
     Args:
         checkpoint: A safetensors file or what ``torch.save`` wrote.
         folder: Made where missing.
-        facts: For the ``df_model.pt`` family only ``id``, ``version``, ``licence`` and thresholds are looked at.
+        facts: For the ``df_model.pt`` family, those that are said go before its built-in profile's.
         half: Store float16: half the size; verdicts change by rounding only.
         overwrite: Replace a bundle that is there.
 
@@ -110,15 +110,34 @@ def import_checkpoint(
 
 
 def _known_family(checkpoint: Path, facts: ImportFacts) -> Bundle | None:
-    """The built-in profile, unless an architecture was named; None for another family."""
-    if facts.architecture is not None:
+    """The built-in profile with whatever its owner says otherwise; None for another family or architecture."""
+    if facts.architecture not in {None, DF_MODEL_ARCHITECTURE}:
         return None
     try:
-        return load_bundle(checkpoint)
+        bundle = load_bundle(checkpoint)
     except BundleError:
         if not checkpoint.is_file():
             raise
         return None
+    mean, std = (None, None) if facts.normalisation is None else _normalisation(facts.normalisation, checkpoint)
+    size, order = facts.size_px, facts.channel_order
+    return dataclasses.replace(
+        bundle,
+        input=dataclasses.replace(bundle.input, **_said(size_px=size, channel_order=order, mean=mean, std=std)),
+        crop=dataclasses.replace(bundle.crop, **_said(size_px=size, margin=facts.margin, square=facts.square)),
+        output=dataclasses.replace(bundle.output, **_said(kind=facts.output, label_order=facts.label_order)),
+    )
+
+
+def _said(**facts: object) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def _normalisation(name: str, checkpoint: Path) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    if name not in NORMALISATIONS:
+        known = ", ".join(NORMALISATIONS)
+        raise BundleError(_ACTION, checkpoint, f"unknown normalisation {name}", hint=f"known: {known}")
+    return NORMALISATIONS[name]
 
 
 def _with_facts(bundle: Bundle, facts: ImportFacts) -> Bundle:
@@ -161,10 +180,7 @@ def _from_facts(checkpoint: Path, facts: ImportFacts) -> Bundle:
             f"a checkpoint does not say what its numbers mean; missing: {', '.join(missing)}",
             hint="docs/models.md says where to look each of them up",
         )
-    if facts.normalisation not in NORMALISATIONS:
-        known = ", ".join(NORMALISATIONS)
-        raise BundleError(_ACTION, checkpoint, f"unknown normalisation {facts.normalisation}", hint=f"known: {known}")
-    mean, std = NORMALISATIONS[facts.normalisation]
+    mean, std = _normalisation(facts.normalisation, checkpoint)
     return Bundle(
         id=facts.id or checkpoint.stem,
         version=facts.version or "1",

@@ -101,7 +101,7 @@ def verify(path: str | Path, settings: ModelSettings) -> list[Check]:
         try:
             checks += _check_scores(network, bundle)
         except (RuntimeError, AssertionError) as exc:
-            # For want of a better word by torch or timm, whose networks may ask for another size.
+            # Neither torch nor timm has an error of its own for an input of the wrong size.
             cause = str(exc).strip().partition("\n")[0] or type(exc).__name__
             return [*checks, Check("scores", ok=False, detail=f"it does not run at {bundle.input.size_px} px: {cause}")]
         detector = Detector.load(bundle, settings)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DF_MODEL_PROFILE = "df_model"
+DF_MODEL_ARCHITECTURE = "resnext50_lstm"
 
 # Together these names occur in no other family: the feature layers under `model`, an LSTM, the last layer `linear1`.
 _DF_MODEL_NAMES = ("model.0.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0", "linear1.weight", "linear1.bias")
@@ -44,7 +45,7 @@ def df_model_bundle(path: Path, *, lstm_bias: bool, sha256: str) -> Bundle:
         id="df_model",
         version=sha256[:12],
         description="ResNeXt50-32x4d + LSTM of the df_model.pt family, run from its built-in profile",
-        architecture="resnext50_lstm",
+        architecture=DF_MODEL_ARCHITECTURE,
         architecture_options={"lstm_bias": lstm_bias},
         input=InputSpec(size_px=112, channel_order="bgr", mean=IMAGENET_MEAN, std=IMAGENET_STD),
         crop=CropSpec(size_px=112, margin=0.0, square=True),

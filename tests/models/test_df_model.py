@@ -150,3 +150,26 @@ def test_it_becomes_a_bundle_without_being_told_anything(tmp_path: Path, states:
     assert all(torch.equal(loaded[name], tensor) for name, tensor in states[True].items())
     with pytest.raises(BundleError, match="a bundle is there already"):
         import_checkpoint(path, tmp_path / "bundle", ImportFacts())
+
+
+@pytest.mark.parametrize("architecture", [None, "resnext50_lstm"])
+def test_what_its_owner_says_goes_before_the_profile(
+    tmp_path: Path, states: dict[bool, State], architecture: str | None
+) -> None:
+    path = tmp_path / "df_model.pt"
+    torch.save(states[True], path)
+    facts = ImportFacts(
+        architecture=architecture,
+        channel_order="rgb",
+        size_px=224,
+        margin=0.2,
+        normalisation="half",
+        label_order=("REAL", "FAKE"),
+    )
+    written = import_checkpoint(path, tmp_path / "bundle", facts)
+    assert written.architecture_options == {"lstm_bias": True}
+    assert (written.input.channel_order, written.input.mean) == ("rgb", (0.5, 0.5, 0.5))
+    assert (written.input.size_px, written.crop.size_px, written.crop.margin) == (224, 224, 0.2)
+    assert written.output.label_order == ("REAL", "FAKE")
+    with pytest.raises(BundleError, match="unknown normalisation zscore"):
+        import_checkpoint(path, tmp_path / "other", ImportFacts(normalisation="zscore"))
