@@ -118,7 +118,23 @@ class Detector:
         same = dataclasses.replace(
             settings, engine="torch", precision=first.device.precision, batch_size=first.device.batch_size
         )
-        return (first, *(cls._on(bundle, choice, same, cache_dir) for choice in choices[1:]))
+        detectors = (first, *(cls._beside(bundle, choice, same, cache_dir) for choice in choices[1:]))
+        least = min(detector.device.batch_size for detector in detectors)
+        for detector in detectors:
+            # The last bits of a score may depend on the size of the batches.
+            detector._shrink(least)
+        return detectors
+
+    @classmethod
+    def _beside(cls, bundle: Bundle, choice: DeviceChoice, settings: ModelSettings, cache_dir: Path | None) -> Detector:
+        """``_on`` for a further device, which another program may leave less room than there was on the first."""
+        while True:
+            try:
+                return cls._on(bundle, choice, settings, cache_dir)
+            except DeviceError as error:
+                if not isinstance(error.__cause__, torch.OutOfMemoryError) or settings.batch_size == 1:
+                    raise
+            settings = dataclasses.replace(settings, batch_size=settings.batch_size // 2)
 
     @classmethod
     def _on(cls, bundle: Bundle, choice: DeviceChoice, settings: ModelSettings, cache_dir: Path | None) -> Detector:
@@ -220,10 +236,17 @@ class Detector:
             except RuntimeError as exc:
                 raise _failure(_ACTION + " on", engine.device, self.device.name, exc) from exc
             # Outside the except block, so that the failed batch's tensors are gone by now.
-            engine.resize(engine.batch_size // 2)
-            if engine.device.type != "cpu":
-                torch.get_device_module(engine.device).empty_cache()
-            self.device = dataclasses.replace(self.device, batch_size=engine.batch_size)
+            self._shrink(engine.batch_size // 2)
+
+    def _shrink(self, batch_size: int) -> None:
+        """Run batches of at most this size from now on."""
+        engine = self._engine
+        if engine.batch_size <= batch_size or not isinstance(engine, TorchEngine):
+            return
+        engine.resize(batch_size)
+        if engine.device.type != "cpu":
+            torch.get_device_module(engine.device).empty_cache()
+        self.device = dataclasses.replace(self.device, batch_size=batch_size)
 
 
 def _failure(action: str, device: torch.device, name: str, error: Exception) -> ModelError:

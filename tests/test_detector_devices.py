@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import torch
 
+from dfwatch import detector
+from dfwatch.config import ModelSettings
 from dfwatch.detector import Detector, DeviceInfo
 from dfwatch.errors import DeviceError, ModelError
 from dfwatch.inference import devices
-from dfwatch.inference.devices import choose_device, choose_devices
+from dfwatch.inference.devices import DeviceChoice, choose_device, choose_devices
 from dfwatch.inference.group import DetectorGroup
+from dfwatch.inference.torch_engine import TorchEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -148,3 +152,33 @@ def test_a_device_that_fails_fails_the_group() -> None:
     with pytest.raises(DeviceError, match="it was lost"):
         DetectorGroup(lanes).score(np.zeros((8, 2, 2, 3), np.uint8))
     assert lanes[0].calls == [4]
+
+
+def test_a_device_with_less_room_gives_all_of_them_smaller_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.models.seeded import example_bundle, seeded_bundle
+
+    # To torch, every number of a CPU is the CPU.
+    alike = [DeviceChoice(torch.device("cpu", number), "A", "said so") for number in range(3)]
+    monkeypatch.setattr(detector, "choose_devices", lambda _setting: alike)
+    room = {0: 64, 1: 2, 2: 64}
+    scores = TorchEngine.scores
+
+    def filled(engine: TorchEngine, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if engine.batch_size > room[engine.device.index or 0]:
+            raise torch.OutOfMemoryError("another program fills the device")
+        return scores(engine, crops)
+
+    monkeypatch.setattr(TorchEngine, "scores", filled)
+    bundle = seeded_bundle(tmp_path / "bundle", example_bundle())
+    settings = ModelSettings(device="cuda", engine="torch", precision="float32", threads=1)
+    detectors = Detector.load_all(bundle, settings)
+    assert [lane.device.batch_size for lane in detectors] == [2, 2, 2]
+    crops = np.random.default_rng(0).integers(0, 255, (13, 64, 64, 3), np.uint8)
+    together = DetectorGroup(detectors).score(crops)
+    assert np.array_equal(together, detectors[0].score(crops))
+
+    room[1] = 0
+    with pytest.raises(DeviceError, match="out of memory"):
+        Detector.load_all(bundle, settings)
