@@ -161,6 +161,12 @@ def written_score(p_fake: float, limits: Limits) -> float:
     return p_fake
 
 
+def percent(probability: float) -> str:
+    """Whole percents for people, but never a certainty that the figure does not have."""
+    text = f"{probability:.0%}"
+    return "more than 99%" if text == "100%" else text
+
+
 def encode(document: Mapping[str, Any], *, indent: int | None = 2) -> bytes:
     """The document as UTF-8 JSON with a final newline; ``indent=None`` gives one line."""
     return (json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")

@@ -6,6 +6,7 @@ import base64
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
+from dfwatch.document import percent
 from dfwatch.evidence.timeline import MOST_TRACKS, NARROW, timeline
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def page(document: Mapping[str, Any], pictures: Mapping[str, bytes], frames: Seq
     """
     verdict, name = document["verdict"], escape(document["subject"]["name"])
     confidence = document["confidence"]
-    sure = "" if confidence is None else f"<p><strong>{_percent(confidence)}</strong> {_sure(document)}</p>"
+    sure = "" if confidence is None else f"<p><strong>{percent(confidence)}</strong> {_sure(document)}</p>"
     score = "" if document["p_fake"] is None else f'<p class="soft">p(fake) {document["p_fake"]}</p>'
     shots = "".join(_figures(frame, pictures) for frame in frames)
     shown = (
@@ -108,12 +109,6 @@ def page(document: Mapping[str, Any], pictures: Mapping[str, bytes], frames: Seq
 def _receipt(subject: Mapping[str, Any]) -> str:
     moment = f"{subject['received_at'][:19].replace('T', ' ')} UTC"
     return f"received {moment}, in the folder {subject['folder']}" if subject["folder"] else f"received {moment}"
-
-
-def _percent(probability: float) -> str:
-    """Whole percents, but never a certainty that the figure does not have."""
-    text = f"{probability:.0%}"
-    return "more than 99%" if text == "100%" else text
 
 
 def _whose(document: Mapping[str, Any]) -> str:

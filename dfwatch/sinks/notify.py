@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from dfwatch.config import SinkSettings, setting
+from dfwatch.document import percent
 from dfwatch.errors import SinkError
 from dfwatch.printable import printable
 from dfwatch.sinks import Sink
@@ -150,7 +151,7 @@ def describe(document: Mapping[str, Any]) -> tuple[str, str]:
         lines.append(_inert(printable(document["reason_detail"] or document["reason"] or "")))
     else:
         confidence = document["confidence"]
-        sure = "" if confidence is None else f" (confidence {confidence:.0%})"
+        sure = "" if confidence is None else f" (confidence {percent(confidence)})"
         title = f"{name}: {document['verdict']}{sure}"
         lines += document["limits"][:1]
     lines.append(f"Model {document['model']['id']} {document['model']['version']}, job {document['job_id']}.")

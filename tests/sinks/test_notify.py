@@ -80,6 +80,7 @@ def test_message_says_that_a_score_is_no_proof(room: Room) -> None:
     title, body = describe(document)
     assert title == "sample.mp4: FAKE (confidence 93%)"
     assert body.startswith("A score is not proof.")
+    assert describe(sample(confidence=0.997))[0] == "sample.mp4: FAKE (confidence more than 99%)"
     title, body = describe(sample(verdict=None))
     assert title == "sample.mp4: rejected"
     assert "not judged" in body
