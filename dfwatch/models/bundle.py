@@ -57,12 +57,20 @@ def load_bundle(path: str | Path) -> Bundle:
     Reads facts only; the weights are read and checked by ``dfwatch.models.checkpoints``.
 
     Raises:
-        BundleError: There is no bundle, a key is unknown, missing or contradicts another, or a bare checkpoint is of no
-            family that a built-in profile exists for.
+        BundleError: There is no bundle, it may not be read, a key is unknown, missing or contradicts another, or a bare
+            checkpoint is of no family that a built-in profile exists for.
         CheckpointError: A bare checkpoint is truncated or no checkpoint at all.
     """
     action = "loading the model bundle"
     path = _shipped(path, action) if str(path).startswith(SHIPPED) else Path(path)
+    try:
+        return _load(path, action)
+    except OSError as exc:
+        hint = "its folder, and all above it, must be open to the user who runs dfwatch"
+        raise BundleError(action, path, exc.strerror or exc, hint=hint) from exc
+
+
+def _load(path: Path, action: str) -> Bundle:
     if path.is_dir():
         file = path / BUNDLE_FILE
         if not file.is_file():

@@ -281,9 +281,12 @@ class Bundle:
 
     @property
     def card_text(self) -> str:
-        """The card's text; empty where there is none."""
+        """The card's text; empty where there is none. BundleError where it may not be read."""
         path = self.folder / self.card if self.folder is not None and self.card else None
-        return path.read_text(encoding="utf-8", errors="replace") if path is not None and path.is_file() else ""
+        try:
+            return path.read_text(encoding="utf-8", errors="replace") if path is not None and path.is_file() else ""
+        except OSError as exc:
+            raise BundleError("reading the card", path, exc.strerror or exc) from exc
 
     def trained_groups(self) -> frozenset[str]:
         """Hashes of all groups trained on, from ``training.groups`` and ``training.groups_file``."""

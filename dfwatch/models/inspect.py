@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dfwatch.errors import DfwatchError
+from dfwatch.errors import DeviceError, DfwatchError
 from dfwatch.models.bundle import SHIPPED, load_bundle
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def verify(path: str | Path, settings: ModelSettings) -> list[Check]:
         detector = Detector.load(bundle, settings)
     except DfwatchError as exc:
         name = ("bundle", "files", "weights", "scores")[min(len(checks), 3)]
+        name = "device" if isinstance(exc, DeviceError) else name
         return [*checks, Check(name, ok=False, detail=str(exc))]
     device = detector.device
     text = f"{device.name}, {device.precision}, largest difference from float32 {device.precision_max_difference:.2g}"

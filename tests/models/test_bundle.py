@@ -5,6 +5,7 @@ import math
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,9 @@ from dfwatch.models.bundle import (
     write_bundle,
 )
 from dfwatch.models.bundle_file import read, render
-from dfwatch.models.inspect import describe_shipped
+from dfwatch.models.inspect import describe, describe_shipped
 from dfwatch.reading import CropSpec
+from tests.users import somebody_else
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -221,6 +223,21 @@ def test_a_card_in_another_encoding_is_shown_all_the_same(tmp_path: Path) -> Non
     (tmp_path / "bundle.yaml").write_text(render(full_bundle()), encoding="utf-8")
     (tmp_path / "README.md").write_bytes("Gemessen für Köln".encode("latin-1"))
     assert load_bundle(tmp_path).card_text == "Gemessen f\ufffdr K\ufffdln"
+
+
+@pytest.mark.parametrize("closed", ["", "bundle.yaml", "README.md"])
+def test_what_may_not_be_read_is_named(closed: str) -> None:
+    # Not below pytest's own folder, which is closed to everybody else.
+    with tempfile.TemporaryDirectory() as outer:
+        Path(outer).chmod(0o755)
+        folder = Path(outer, "bundle")
+        folder.mkdir()
+        (folder / "bundle.yaml").write_text(render(full_bundle()), encoding="utf-8")
+        (folder / "README.md").write_text("card")
+        (folder / closed).chmod(0)
+        with somebody_else(), pytest.raises(BundleError, match="Permission denied"):
+            describe(load_bundle(folder))
+        (folder / closed).chmod(0o700)
 
 
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
