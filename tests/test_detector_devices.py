@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -182,3 +185,50 @@ def test_a_device_with_less_room_gives_all_of_them_smaller_batches(
     room[1] = 0
     with pytest.raises(DeviceError, match="out of memory"):
         Detector.load_all(bundle, settings)
+
+
+class Staged:
+    """A staging buffer without page-locked memory."""
+
+    def send(self, chunk: NDArray[np.uint8], _device: torch.device) -> torch.Tensor:
+        return torch.from_numpy(chunk)
+
+
+def test_a_device_that_is_done_first_leaves_the_others_their_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two CUDA devices, as far as the engine knows; cuDNN's flags are there without one."""
+    from tests.models.seeded import example_bundle
+
+    bundle, cudnn = example_bundle(), torch.backends.cudnn
+    began, done = threading.Event(), threading.Event()
+    seen: dict[str, tuple[bool, bool]] = {}
+
+    class Network(torch.nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            if self.name == "first":
+                assert began.wait(30)
+            else:
+                began.set()
+                assert done.wait(30)
+            seen[self.name] = (cudnn.allow_tf32, cudnn.deterministic)
+            return torch.zeros(len(pixels), 2)
+
+    def score(name: str) -> None:
+        facts: dict[str, Any] = {"input_spec": bundle.input, "output": bundle.output}
+        engine = TorchEngine(Network(name), device=torch.device("cpu"), dtype=torch.float32, batch_size=1, **facts)
+        monkeypatch.setattr(engine, "device", torch.device("cuda:0"))
+        monkeypatch.setattr(engine, "_stages", [Staged()])
+        engine.scores(np.zeros((1, 64, 64, 3), np.uint8))
+        if name == "first":
+            done.set()
+
+    monkeypatch.setattr(torch.cuda, "device", lambda _device: contextlib.nullcontext())
+    before = (cudnn.allow_tf32, cudnn.deterministic)
+    with ThreadPoolExecutor(2) as lanes:
+        for lane in [lanes.submit(score, name) for name in ("first", "second")]:
+            lane.result()
+    assert seen == {"first": (False, True), "second": (False, True)}
+    assert (cudnn.allow_tf32, cudnn.deterministic) == before != (False, True)

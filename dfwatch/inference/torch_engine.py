@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -173,8 +174,33 @@ def _repeatable(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    with (
-        torch.cuda.device(device),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-    ):
+    with torch.cuda.device(device), _EXACT:
         yield
+
+
+class _ExactConvolutions:
+    """cuDNN's flags, which hold for the whole process: set by the first thread that enters, reset by the last to leave.
+
+    Were each to reset them by itself, the device that is done first would take them away from those still at work.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._set = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                flags = torch.backends.cudnn.flags
+                self._set.enter_context(flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False))
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._set.close()
+
+
+_EXACT = _ExactConvolutions()
