@@ -120,9 +120,13 @@ class Detector:
         )
         detectors = (first, *(cls._beside(bundle, choice, same, cache_dir) for choice in choices[1:]))
         least = min(detector.device.batch_size for detector in detectors)
+        side = bundle.input.size_px
         for detector in detectors:
-            # The last bits of a score may depend on the size of the batches.
-            detector._shrink(least)
+            if detector.device.batch_size > least:
+                # The last bits of a score may depend on the size of the batches.
+                detector._shrink(least)
+                # A CUDA graph is recorded with the first batch, better now than while another device computes.
+                detector._run(np.zeros((least, side, side, 3), np.uint8))
         return detectors
 
     @classmethod
