@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from dfwatch.errors import DeviceError, ModelError
 from dfwatch.inference import devices
 from dfwatch.inference.devices import DeviceChoice, choose_device, choose_devices
 from dfwatch.inference.group import DetectorGroup
-from dfwatch.inference.torch_engine import TorchEngine
+from dfwatch.inference.torch_engine import TorchEngine, _Graph
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -232,3 +233,37 @@ def test_a_device_that_is_done_first_leaves_the_others_their_precision(monkeypat
             lane.result()
     assert seen == {"first": (False, True), "second": (False, True)}
     assert (cudnn.allow_tf32, cudnn.deterministic) == before != (False, True)
+
+
+def test_each_device_records_its_graph_on_a_stream_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With CUDA's part played: torch would record on a stream of the device that came first, and find nothing there."""
+
+    class Stream:
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def wait_stream(self, _other: Stream) -> None:
+            pass
+
+    class Graph:
+        pass
+
+    recorded: list[tuple[torch.device, str]] = []
+
+    def record(_graph: Graph, *, stream: Stream, capture_error_mode: str) -> contextlib.AbstractContextManager[None]:
+        recorded.append((stream.device, capture_error_mode))
+        return contextlib.nullcontext()
+
+    for name, played in {
+        "Stream": Stream,
+        "stream": lambda _stream: contextlib.nullcontext(),
+        "current_stream": Stream,
+        "CUDAGraph": Graph,
+        "graph": record,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, played)
+    both = [torch.device("cuda", number) for number in range(2)]
+    for device in both:
+        pixels: Any = SimpleNamespace(device=device, clone=lambda: None)
+        _Graph(lambda given: given, pixels)
+    assert recorded == [(device, "thread_local") for device in both]

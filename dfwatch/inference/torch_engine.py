@@ -158,7 +158,9 @@ class _Graph:
                 forward(self._pixels)
         torch.cuda.current_stream(device).wait_stream(beside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # By default torch records on a stream of whichever device recorded first, and other devices' threads must not
+        # make room meanwhile.
+        with torch.cuda.graph(self._graph, stream=beside, capture_error_mode="thread_local"):
             self._scores = forward(self._pixels)
 
     def replay(self, pixels: Tensor) -> Tensor:
