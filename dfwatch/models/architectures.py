@@ -73,7 +73,8 @@ def _timm(model_name: str, num_outputs: int, **options: Any) -> nn.Module:  # no
     import timm  # noqa: PLC0415 - see above
 
     if model_name not in timm.list_models():
-        close = difflib.get_close_matches(model_name, timm.list_models(), n=1)
+        # What follows a point in timm's names tells weights apart, not networks.
+        close = difflib.get_close_matches(model_name.partition(".")[0], timm.list_models(), n=1)
         hint = f"did you mean {TIMM_PREFIX}{close[0]}?" if close else "timm.list_models() lists the names"
         raise BundleError("building the architecture", TIMM_PREFIX + model_name, "timm has no such model", hint=hint)
     network: nn.Module = timm.create_model(model_name, pretrained=False, num_classes=num_outputs, **options)
@@ -122,16 +123,23 @@ def build(name: str, options: Mapping[str, Any] | None = None, *, num_outputs: i
             raise BundleError(action, name, f"option {min(reserved)} is not for a bundle to set")
         try:
             return _timm(name.removeprefix(TIMM_PREFIX), num_outputs, **given)
-        except (TypeError, ValueError) as exc:
-            raise BundleError(action, name, f"timm did not take the options {given}: {exc}") from exc
+        except (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError) as exc:
+            cause = f"timm did not take the options {given}: {type(exc).__name__} {exc}"
+            raise BundleError(action, name, cause) from exc
     builder = BUILDERS.get(name)
     if builder is None:
         close = difflib.get_close_matches(name, BUILDERS, n=1)
         known = f"known are {', '.join(BUILDERS)} and {TIMM_PREFIX}<name>"
         hint = f"did you mean {close[0]}? {known}" if close else known
         raise BundleError(action, name, "there is no such architecture", hint=hint)
-    allowed = [key for key in inspect.signature(builder).parameters if key != "num_outputs"]
-    for key in given:
+    allowed = {key: known for key, known in inspect.signature(builder).parameters.items() if key != "num_outputs"}
+    for key, value in given.items():
         if key not in allowed:
             raise BundleError(action, name, f"it has no option {key}", hint=f"its options are {', '.join(allowed)}")
+        if isinstance(allowed[key].default, bool):
+            good, wanted = isinstance(value, bool), "true or false"
+        else:
+            good, wanted = type(value) in {int, float} and 0 <= value <= 1, "a number from 0 to 1"
+        if not good:
+            raise BundleError(action, name, f"its option {key} is {value!r}, not {wanted}")
     return builder(num_outputs=num_outputs, **given)

@@ -113,6 +113,12 @@ def test_the_lstm_step_is_nn_lstm_from_the_zero_state(lstm_bias: bool) -> None:
         ("resnext50_lstm", {"hidden": 4}, "lstm_bias"),
         ("timm:efficientnet_b0", {"checkpoint_path": "x"}, "not for a bundle to set"),
         ("timm:efficientnet_b0", {"nonsense": 1}, "did not take the options"),
+        ("timm:efficientnet_b0", {"act_layer": "nonsense"}, "did not take the options"),
+        ("timm:efficientnet_b0", {"global_pool": "nonsense"}, "did not take the options"),
+        ("timm:efficientnet_b0.ra_in1k", {}, "did you mean timm:efficientnet_b0?"),
+        ("efficientnet_lite0", {"drop_rate": "0,4"}, "drop_rate is '0,4', not a number from 0 to 1"),
+        ("resnext50_32x4d", {"drop_rate": 40}, "drop_rate is 40, not a number from 0 to 1"),
+        ("resnext50_lstm", {"lstm_bias": "no"}, "lstm_bias is 'no', not true or false"),
     ],
 )
 def test_an_unknown_name_or_option_is_refused(name: str, options: dict[str, object], expected: str) -> None:
