@@ -97,7 +97,8 @@ def _show(arguments: argparse.Namespace) -> int:
 
         shipped = {name: load_bundle(path) for name, path in resources.shipped_bundles().items()}
         shown = describe_shipped(resources.default_bundle().name, shipped) + shown
-    sys.stdout.write(shown)
+    # Bundles come from elsewhere too: line breaks and blanks are all that their words may do to a terminal.
+    sys.stdout.write("\n".join(printable(line.expandtabs()) for line in shown.split("\n")))
     return Exit.OK
 
 

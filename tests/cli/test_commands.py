@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -171,6 +172,21 @@ def test_model_commands(bundle_folder: Path, config: Path, tmp_path: Path, capsy
     assert "model.path" not in capsys.readouterr().err
     (folder / "weights.safetensors").write_bytes(weights.read_bytes()[:-10])
     assert main(["model", "verify", str(folder), "--config", str(config)]) == Exit.FOUND
+
+
+def test_a_bundles_words_do_nothing_to_the_terminal(
+    bundle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "bundle.yaml"
+    shutil.copyfile(bundle_folder / "bundle.yaml", file)
+    file.write_text(f'{file.read_text()}description: "good \\e[2J"\ncard: README.md\n')
+    (tmp_path / "README.md").write_text("# Card\n\n\x1b]0;owned\x07\tvery good\n")
+    assert main(["model", "show", str(tmp_path)]) == Exit.OK
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "good \\x1b[2J" in shown
+    assert "# Card\n\n\\x1b]0;owned\\x07 " in shown
+    assert shown.endswith("very good\n")
 
 
 def test_install_units_shows_before_it_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
