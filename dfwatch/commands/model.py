@@ -115,7 +115,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-    from dfwatch.models.importing import ImportFacts
+    from dfwatch.models.importing import ImportFacts, has_card_of_its_own
 
     if not arguments.checkpoint.exists():
         hint = "name the file with the weights: safetensors, or what torch.save wrote"
@@ -139,6 +139,8 @@ def _import(arguments: argparse.Namespace) -> int:
     }
     bundle = _imported(arguments, ImportFacts(**said))
     print(f"{bundle.id} {bundle.version} is in {arguments.folder}")
+    if has_card_of_its_own(bundle, arguments.checkpoint):
+        print(f"The card {bundle.card} was there before and stays: see that it is true of this model.")
     print(f"Check it with: dfwatch model verify {arguments.folder}")
     print(f"Use it with model.path: {arguments.folder} in the configuration.")
     return Exit.OK

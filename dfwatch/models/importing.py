@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NOT_MEASURED = "Nothing about this model was measured by dfwatch."
 _ACTION = "importing the checkpoint"
+_ORIGIN = "Imported by dfwatch from"
 
 # Names for the usual pairs of mean and standard deviation.
 NORMALISATIONS = {
@@ -84,7 +85,7 @@ def import_checkpoint(
         folder: Made where missing.
         facts: For the ``df_model.pt`` family, those that are said go before its built-in profile's.
         half: Store float16: half the size; verdicts change by rounding only.
-        overwrite: Replace a bundle that is there.
+        overwrite: Replace a bundle that is there; a card that is not as an import wrote it stays.
 
     Raises:
         BundleError: Facts are missing or impossible, or a bundle is there already.
@@ -95,13 +96,14 @@ def import_checkpoint(
 
     if (folder / BUNDLE_FILE).exists() and not overwrite:
         raise BundleError(_ACTION, folder, "a bundle is there already", hint="name another folder, or say --overwrite")
+    card = folder / CARD_FILE
+    keeps_card = card.exists() and not _is_an_imports(folder)
     bundle = _with_facts(_known_family(checkpoint, facts) or _from_facts(checkpoint, facts), facts)
     network = build(bundle.architecture, bundle.architecture_options, num_outputs=bundle.output.num_outputs)
     fill_network(network, read_state_dict(checkpoint), checkpoint)
     state = network.state_dict()
     written = write_bundle(folder, bundle, half_precision(state) if half else state)
-    card = folder / CARD_FILE
-    if not card.exists():
+    if not keeps_card:
         try:
             card.write_text(_card(written, checkpoint), encoding="utf-8")
         except OSError as exc:
@@ -196,13 +198,28 @@ def _from_facts(checkpoint: Path, facts: ImportFacts) -> Bundle:
     )
 
 
+def has_card_of_its_own(bundle: Bundle, checkpoint: Path) -> bool:
+    """Whether its card was there before, and so may speak of another model."""
+    return bundle.card_text != _card(bundle, checkpoint)
+
+
+def _is_an_imports(folder: Path) -> bool:
+    """Whether the card is as an earlier import has left it, whatever the checkpoint's name was."""
+    try:
+        old = load_bundle(folder)
+    except BundleError:
+        return False
+    told, written = old.card_text.splitlines(), _card(old, folder).splitlines()
+    return [line for line in told if _ORIGIN not in line] == [line for line in written if _ORIGIN not in line]
+
+
 def _card(bundle: Bundle, checkpoint: Path) -> str:
     failures = "".join(f"- {failure}\n" for failure in bundle.known_failures)
     return f"""# {bundle.id} {bundle.version}
 
 {bundle.description or "A deepfake detector."}
 
-Imported by dfwatch from `{checkpoint.name}`. The facts of its use stand in `{BUNDLE_FILE}`.
+{_ORIGIN} `{checkpoint.name}`. The facts of its use stand in `{BUNDLE_FILE}`.
 
 ## Measured
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dfwatch.cli import main
 from dfwatch.config import ModelSettings
 from dfwatch.detector import Detector
 from dfwatch.errors import BundleError, CheckpointError
@@ -110,6 +111,28 @@ def test_a_bundle_is_replaced_only_when_told_to(tmp_path: Path, checkpoint: Path
     again = import_checkpoint(checkpoint, tmp_path / "bundle", dataclasses.replace(FACTS, id="new"), overwrite=True)
     assert again.id == "new"
     assert again.card_text == "my own card"
+
+
+def test_a_replaced_bundle_has_no_card_of_the_one_before(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "bundle"
+    import_checkpoint(checkpoint, folder, dataclasses.replace(FACTS, id="before", licence="another"))
+    other = shutil.copyfile(checkpoint, tmp_path / "other.pt")
+    facts = "--architecture efficientnet_lite0 --size 64 --channels rgb --normalisation imagenet --output softmax"
+    command = ["model", "import", str(other), str(folder), *facts.split(), "--labels", "REAL,FAKE", "--margin", "0.1"]
+    command += ["--licence", "MIT", "--id", "after", "--overwrite"]
+    assert main(command) == 0
+    card = load_bundle(folder).card_text
+    assert card.startswith("# after 1")
+    assert "other.pt" in card
+    assert "another" not in card
+    assert "card" not in capsys.readouterr().out
+
+    (folder / "README.md").write_text(card.replace("Nothing yet.", "An AUC of 0.99."))
+    assert main(command) == 0
+    assert "An AUC of 0.99." in load_bundle(folder).card_text
+    assert "see that it is true of this model" in capsys.readouterr().out
 
 
 def test_a_missing_checkpoint_is_an_error(tmp_path: Path) -> None:
