@@ -66,8 +66,13 @@ class Video:
 
     @property
     def is_still(self) -> bool:
-        """Whether the file is a picture."""
+        """As ``Source.is_still``."""
         return self._source.is_still
+
+    @property
+    def is_still_format(self) -> bool:
+        """As ``Source.is_still_format``."""
+        return self._source.is_still_format
 
     @property
     def streams(self) -> int:
@@ -87,7 +92,9 @@ class Video:
     @property
     def strategy(self) -> str:
         """How the frames were reached in fact."""
-        return "" if self._sampler is None else self._sampler.strategy
+        if self._sampler is None:
+            return ""
+        return "still" if self.is_still else self._sampler.strategy
 
     @property
     def mirrored(self) -> bool:
@@ -114,7 +121,7 @@ class Video:
             height=height,
             pixel_format=context.pix_fmt or "",
             fps=None if self.is_still or not rate else float(rate),
-            duration_s=None if found is None else found.duration_s,
+            duration_s=None if found is None or self.is_still else found.duration_s,
             rotation=0 if orientation is None else orientation.degrees,
             still=self.is_still,
         )

@@ -12,7 +12,7 @@ from av.stream import Discard
 from dfwatch.decode.beginnings import known_beginning, without_beginning
 from dfwatch.decode.encryption import is_encrypted_isobmff, is_scrambled_transport_stream
 from dfwatch.decode.mxf import is_indexed
-from dfwatch.decode.streams import find_film, has_frames, moving_streams, streams_by_rank, until_the_end
+from dfwatch.decode.streams import find_film, has_frames, is_item, moving_streams, streams_by_rank, until_the_end
 from dfwatch.errors import RefusedError, UndecodableError, UnreadableBytesError
 from dfwatch.inbox.containers import declared_length
 from dfwatch.reasons import Reason
@@ -284,12 +284,17 @@ class Source:
     @property
     def is_still(self) -> bool:
         """Whether the file is a picture."""
+        return self.is_still_format or is_item(self.stream)
+
+    @property
+    def is_still_format(self) -> bool:
+        """Whether the file is a picture of a format that holds nothing else."""
         return self.container.format.name in STILL_FORMATS
 
     @property
     def streams(self) -> int:
-        """Number of video streams with frames, cover art aside, whether or not they can be decoded."""
-        return sum(has_frames(stream) for stream in moving_streams(self.container))
+        """Number of video streams with frames, cover art and pictures aside, whether or not they can be decoded."""
+        return sum(has_frames(stream) and not is_item(stream) for stream in moving_streams(self.container))
 
     @property
     def codec(self) -> str:

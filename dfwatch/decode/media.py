@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from dfwatch.reading import CropSpec
     from dfwatch.sampling import Plan
 
+_END_MISSING = "the picture's end is missing"
 DECODER = f"PyAV {av.__version__}, FFmpeg libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}"
 
 
@@ -138,7 +139,7 @@ class MediaReader:
             video = Video(fd, self._reader)
         with video:
             try:
-                if video.is_still:
+                if video.is_still_format:
                     self._check_still(fd, video)
                     return self._read_still(video, crop, stages)
                 return self._read_video(fd, video, crop, stages)
@@ -150,6 +151,8 @@ class MediaReader:
         with stages.stage("probe"):
             found = video.survey()
             extent = Extent.of(video.file)
+            if video.is_still and extent.is_cut:
+                raise _truncated(_END_MISSING)
             self._check_presence(found, extent)
             plan = video.plan(found)
         harvest = self._harvest(video, plan, crop, stages)
@@ -229,7 +232,7 @@ class MediaReader:
     def _check_still(self, fd: int, video: Video) -> None:
         extent = Extent.of(video.file)
         if extent.is_cut:
-            raise _truncated("the picture's end is missing")
+            raise _truncated(_END_MISSING)
         if video.info(None).width > 0:
             return
         # FFmpeg knows no size: an animation, or a picture that is damaged or too large.

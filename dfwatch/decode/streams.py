@@ -27,11 +27,19 @@ def streams_by_rank(container: av.container.InputContainer) -> list[av.VideoStre
     Default ones come first, then those with frames and the largest picture. Cover art and thumbnails are not video.
 
     Raises:
-        RefusedError: There is no video stream, or none that can be decoded.
+        RefusedError: There is no video stream, or none that can be decoded, or a picture that is made of tiles.
     """
     moving = moving_streams(container)
     if not moving:
         raise RefusedError("reading", "", "there is no video in it", reason=Reason.NO_VIDEO_STREAM)
+    if _is_tiled(moving):
+        raise RefusedError(
+            "decoding",
+            "",
+            "it is a picture in tiles (HEIF), which are not put together",
+            reason=Reason.UNSUPPORTED_CODEC,
+            hint="give the picture as a JPEG",
+        )
     # av's stub does not say so, but without a decoder there is no context.
     decodable = [stream for stream in moving if getattr(stream, "codec_context", None) is not None]
     if not decodable:
@@ -66,6 +74,22 @@ def find_film(container: av.container.InputContainer, ranked: list[av.VideoStrea
 def moving_streams(container: av.container.InputContainer) -> list[av.VideoStream]:
     """Video streams that are not said to be cover art or thumbnails."""
     return [stream for stream in container.streams.video if not stream.disposition & _NOT_MOVING]
+
+
+def is_item(stream: av.VideoStream) -> bool:
+    """Whether a stream is a picture of a HEIF or AVIF file; FFmpeg gives it a clock of seconds, and no duration."""
+    is_iso = stream.container.format.name.startswith("mov")
+    return is_iso and stream.frames == 1 and stream.time_base == 1 and not stream.duration
+
+
+def _is_tiled(streams: list[av.VideoStream]) -> bool:
+    """Whether the picture that is to be shown consists of others: then none of those is marked as the one."""
+    items = [stream for stream in streams if is_item(stream)]
+    return (
+        len(items) == len(streams)
+        and not any(item.disposition & Disposition.default for item in items)
+        and sum(bool(item.disposition & Disposition.dependent) for item in items) > 1
+    )
 
 
 def has_frames(stream: av.VideoStream) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from dfwatch.errors import RefusedError, UndecodableError
 from dfwatch.reasons import Reason
-from tests.clips import PlacedFace, make_clip, make_still, paint
+from tests.clips import PlacedFace, cut, make_clip, make_still, paint
 from tests.reader.helpers import FACES, read
 
 if TYPE_CHECKING:
@@ -31,6 +32,111 @@ def test_orientation_is_applied(tmp_path: Path, name: str, orientation: int) -> 
     assert (reading.sampling.strategy, reading.sampling.expected_frames, reading.sampling.decoded) == ("still", 1, 1)
     assert [len(track.faces) for track in reading.tracks] == [1]
     assert reading.decoder.startswith("OpenCV")
+
+
+def boxes(data: bytes) -> dict[bytes, bytes]:
+    """Contents of ISO boxes that follow each other; of two of a kind the last one's."""
+    found, at = {}, 0
+    while at < len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        found[kind] = data[at + 8 : at + length]
+        at += length
+    return found
+
+
+def box(kind: bytes, *contents: bytes, flags: int | None = None) -> bytes:
+    body = (b"" if flags is None else struct.pack(">I", flags)) + b"".join(contents)
+    return struct.pack(">I4s", 8 + len(body), kind) + body
+
+
+def make_tiled(path: Path, rows: int, columns: int, thumbnail: Path) -> Path:
+    """A HEIF file as phones write it: hidden tiles, the picture that they make, and a thumbnail (ISO/IEC 23008-12)."""
+    tile = boxes(thumbnail.read_bytes())
+    with Image.open(thumbnail) as picture:
+        width, height = picture.size
+    settings = boxes(boxes(boxes(tile[b"meta"][4:])[b"iprp"])[b"ipco"])[b"av1C"]
+    count = rows * columns
+    whole, small = count + 1, count + 2
+    kinds = [b"av01"] * count + [b"grid", b"av01"]
+    entries = [
+        box(b"infe", struct.pack(">HH4sB", number, 0, kind, 0), flags=2 << 24 | (number <= count))
+        for number, kind in enumerate(kinds, 1)
+    ]
+    sizes = (box(b"ispe", struct.pack(">II", w, h), flags=0) for w, h in ((width, height), (8 * width, 8 * height)))
+    properties = box(b"ipco", box(b"av1C", settings), *sizes)
+    uses = [
+        struct.pack(">H2B", n, 1, 3) if n == whole else struct.pack(">H3B", n, 2, 0x81, 2) for n in range(1, small + 1)
+    ]
+    grid = struct.pack(">4B2H", 0, 0, rows - 1, columns - 1, columns * width, rows * height)
+    references = (
+        box(b"dimg", struct.pack(f">{count + 2}H", whole, count, *range(1, whole))),
+        box(b"thmb", struct.pack(">3H", small, 1, whole)),
+    )
+
+    def meta(start: int) -> bytes:
+        places = [
+            struct.pack(
+                ">4H2I", n, n == whole, 0, 1, 0 if n == whole else start, 8 if n == whole else len(tile[b"mdat"])
+            )
+            for n in range(1, small + 1)
+        ]
+        return box(
+            b"meta",
+            box(b"hdlr", bytes(4), b"pict", bytes(13), flags=0),
+            box(b"pitm", struct.pack(">H", whole), flags=0),
+            box(b"iloc", struct.pack(">BBH", 0x44, 0, small), *places, flags=1 << 24),
+            box(b"iinf", struct.pack(">H", small), *entries, flags=0),
+            box(b"iref", *references, flags=0),
+            box(b"iprp", properties, box(b"ipma", struct.pack(">I", small), *uses, flags=0)),
+            box(b"idat", grid),
+            flags=0,
+        )
+
+    head = box(b"ftyp", b"avif", bytes(4), b"mif1avif")
+    start = len(head) + len(meta(0)) + 8
+    path.write_bytes(head + meta(start) + box(b"mdat", tile[b"mdat"]))
+    return path
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_picture_in_a_container_of_videos(tmp_path: Path, orientation: int) -> None:
+    reading = read(make_still(tmp_path / "a.avif", size=(480, 360), exif_orientation=orientation))
+
+    assert (reading.video.width, reading.video.height) == (480, 360)
+    assert reading.video.still
+    assert reading.video.duration_s is None
+    assert reading.video.fps is None
+    assert (reading.sampling.strategy, reading.sampling.expected_frames, reading.sampling.decoded) == ("still", 1, 1)
+    assert [len(track.faces) for track in reading.tracks] == [1]
+    assert not reading.quality
+    assert not reading.warnings
+
+
+def test_a_part_of_a_picture_in_a_container_of_videos(tmp_path: Path) -> None:
+    with pytest.raises(UndecodableError) as caught:
+        read(cut(make_still(tmp_path / "a.avif"), tmp_path / "part.avif", 0.9))
+    assert caught.value.reason is Reason.TRUNCATED
+
+
+def test_an_animated_avif_is_a_video(tmp_path: Path) -> None:
+    first, *others = (Image.fromarray(paint(number, (320, 240))) for number in range(5))
+    first.save(tmp_path / "a.avif", save_all=True, append_images=others, duration=100)
+
+    reading = read(tmp_path / "a.avif")
+
+    assert not reading.video.still
+    assert (reading.video.fps, reading.video.duration_s, reading.sampling.decoded) == (10.0, 0.5, 5)
+    assert not reading.warnings
+
+
+def test_a_picture_in_tiles_is_not_judged_by_one_of_them(tmp_path: Path) -> None:
+    tile = tmp_path / "tile.avif"
+    Image.fromarray(paint(1, (256, 256))).save(tile)
+
+    with pytest.raises(RefusedError, match="tiles") as caught:
+        read(make_tiled(tmp_path / "a.heic", 2, 3, tile))
+
+    assert caught.value.reason is Reason.UNSUPPORTED_CODEC
 
 
 def test_a_jpeg_under_a_video_name(tmp_path: Path) -> None:
