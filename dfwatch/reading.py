@@ -21,6 +21,9 @@ CROP_MARGINS = (-0.49, 10.0)
 CROP_SHIFTS = (-10.0, 10.0)
 """Least and largest ``CropSpec.shift_y``."""
 
+MAX_FRAMES_PER_S = 1e7
+"""A higher frame rate is a mistake of whoever wrote the header, and so none."""
+
 MAX_THUMBNAIL_BYTES = 32 * 1024 * 1024
 """What the thumbnails of one video may take, however many frames are sampled."""
 
@@ -71,7 +74,8 @@ class VideoInfo:
 
     ``width`` and ``height`` are those of the first sampled frame, upright; ``rotation`` is the clockwise turn in
     degrees (0, 90, 180, 270) that was applied to make it upright. ``fps`` and ``duration_s`` are None where unknown;
-    a still picture has ``still`` set, one frame and no duration.
+    ``fps`` is what is stated, unless the frames' times tell of another kind of video. A still picture has ``still`` set,
+    one frame, and neither of these.
     """
 
     container: str

@@ -11,11 +11,12 @@ import av.logging
 
 from dfwatch.decode.decoding import Sampler
 from dfwatch.decode.demuxing import Source, packets_of
+from dfwatch.decode.durations import HIGHEST_USUAL_RATE
 from dfwatch.decode.encryption import is_scrambled_transport_stream
 from dfwatch.decode.frame_index import survey
 from dfwatch.decode.good_frames import Tally
 from dfwatch.errors import RefusedError, UndecodableError
-from dfwatch.reading import VideoInfo
+from dfwatch.reading import MAX_FRAMES_PER_S, VideoInfo
 from dfwatch.reasons import Reason
 from dfwatch.sampling import Pick, Plan, plan_blind, plan_sample, slice_bounds
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 # Share of the frames to which no other frame refers, in streams with B frames (usual encoder settings).
 _SKIPPABLE = {"h264": 0.45, "hevc": 0.35, "mpeg2video": 0.6, "mpeg4": 0.5}
 _PACKETS_FOR_REASON = 8
+# A packet may hold half of an interlaced frame.
+_FAR_OFF = 2.5
 
 
 class Video:
@@ -113,14 +116,13 @@ class Video:
         context = stream.codec_context
         orientation = None if self._sampler is None else self._sampler.orientation
         width, height = size or (context.width, context.height)
-        rate = stream.average_rate or stream.guessed_rate
         return VideoInfo(
             container=self._source.container.format.name,
             codec=self._source.codec,
             width=width,
             height=height,
             pixel_format=context.pix_fmt or "",
-            fps=None if self.is_still or not rate else float(rate),
+            fps=None if self.is_still else _frame_rate(self._source.frames_per_s, found),
             duration_s=None if found is None or self.is_still else found.duration_s,
             rotation=0 if orientation is None else orientation.degrees,
             still=self.is_still,
@@ -185,6 +187,18 @@ class Video:
             self._moved = False
         self._sampler = Sampler(self._source, self._settings, plan, self._first_pts, self._holes)
         return self._sampler.sample()
+
+
+def _frame_rate(stated: float | None, found: Survey | None) -> float | None:
+    """What is stated, unless it is the rate of a clock, or a mistake."""
+    measured = None if found is None else found.frames_per_s
+    if measured is not None:
+        fits = stated is not None and 1 / _FAR_OFF <= stated / measured <= _FAR_OFF
+        rate = stated if fits else measured
+    else:
+        is_certain = found is not None and found.lists_all
+        rate = stated if is_certain or (stated or 0.0) <= HIGHEST_USUAL_RATE else None
+    return rate if rate is not None and rate <= MAX_FRAMES_PER_S else None
 
 
 def why_nothing_decoded(fd: int, settings: ReaderSettings) -> RefusedError | UndecodableError:

@@ -302,10 +302,17 @@ class Source:
         return str(self.stream.codec_context.codec.canonical_name)
 
     @property
+    def frames_per_s(self) -> float | None:
+        """The frame rate that is stated or that FFmpeg found; None where there is none."""
+        rate = self.stream.average_rate or self.stream.guessed_rate
+        # Some headers hold a negative one.
+        return float(rate) if rate and rate > 0 else None
+
+    @property
     def frame_s(self) -> float:
         """Usual duration of a frame, in seconds."""
-        rate = self.stream.average_rate or self.stream.guessed_rate
-        return 1 / float(rate) if rate else UNKNOWN_FRAME_S
+        rate = self.frames_per_s
+        return 1 / rate if rate else UNKNOWN_FRAME_S
 
     def _check_encryption(self) -> None:
         # Without its keys FFmpeg knows an encrypted stream's codec sometimes, and its pictures never.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MAX_STATED_S = 1e9
 ASF_HEADER_BYTES = 64 * 1024
 # Streams whose frame rate nobody wrote down seem to have the rate of their clock.
-MAX_FRAMES_PER_S = 240.0
+HIGHEST_USUAL_RATE = 240.0
 # A lone frame that is shown for longer than this, or than its frame rate says, was not alone.
 LONGEST_LONE_S = 1.0
 LONGER_THAN_USUAL = 1.5
@@ -83,12 +83,12 @@ def lone_frame_s(source: Source, stated_s: float | None) -> float:
 
     What is stated, if one frame alone may last so long; more tells of frames that are not there.
     """
-    rate = source.stream.average_rate or source.stream.guessed_rate
-    is_sane = rate is not None and 0 < rate <= MAX_FRAMES_PER_S
+    rate = source.frames_per_s
+    is_sane = rate is not None and rate <= HIGHEST_USUAL_RATE
     longest_s = LONGER_THAN_USUAL * source.frame_s if is_sane else LONGEST_LONE_S
     if source.container.format.name == "asf" and not source.container.duration:
         # Its size is not the one that its header declares.
         longest_s = 0.0
-    if stated_s and 1 / MAX_FRAMES_PER_S <= stated_s <= longest_s:
+    if stated_s and 1 / HIGHEST_USUAL_RATE <= stated_s <= longest_s:
         return stated_s
     return source.frame_s if is_sane else UNKNOWN_FRAME_S

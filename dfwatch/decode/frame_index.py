@@ -14,8 +14,8 @@ import numpy as np
 
 from dfwatch.decode.avi import chunks_beside_holes
 from dfwatch.decode.demuxing import SEEKS_BY_GUESS, all_packets_of, packets_of, stamp_of
-from dfwatch.decode.durations import MAX_FRAMES_PER_S, is_of_whole_file, lone_frame_s, playing_time, stated_duration
-from dfwatch.decode.holes import LOST_SHARE, REORDERED_PACKETS, Hole, PacketLog
+from dfwatch.decode.durations import HIGHEST_USUAL_RATE, is_of_whole_file, lone_frame_s, playing_time, stated_duration
+from dfwatch.decode.holes import LOST_SHARE, REORDERED_PACKETS, Hole, PacketLog, usual_step
 from dfwatch.decode.joins import find_joins
 from dfwatch.decode.recordings import OtherStreams, may_hold_several
 from dfwatch.inbox.containers import declared_length
@@ -168,6 +168,7 @@ class Survey:
         recordings: How many, each with time stamps of its own, were put one after another.
         sound_s: Playing time of the file's other streams, where the header states more than the frames cover, and of
             the whole file; 0 where it was not looked at.
+        frames_per_s: Frame rate by the packets' times, pauses aside; None where these were not read.
     """
 
     index: FrameIndex | None
@@ -182,6 +183,7 @@ class Survey:
     misplaced_share: float = 0.0
     recordings: int = 1
     sound_s: float = 0.0
+    frames_per_s: float | None = None
 
     @property
     def is_listed(self) -> bool:
@@ -316,7 +318,7 @@ def _listed_keys(source: Source, duration_s: float) -> ListedFrames | None:
     # A list that ends early says nothing of the rest.
     if len(times) < 2 or times[-1] < 0.8 * duration_s:
         return None
-    return ListedFrames((), times, duration_s, min(1 / source.frame_s, MAX_FRAMES_PER_S))
+    return ListedFrames((), times, duration_s, min(1 / source.frame_s, HIGHEST_USUAL_RATE))
 
 
 def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
@@ -386,7 +388,16 @@ def _demux_all(source: Source, stated: float | None, slices: int) -> Survey:
         misplaced_share=log.misplaced_share(unit_s),
         recordings=recordings,
         sound_s=_other_streams_s(source) if is_behind else 0.0,
+        frames_per_s=_frames_per_s(times, unit_s) or (1 / end if packets == 1 else None),
     )
+
+
+def _frames_per_s(times: NDArray[np.int64], unit_s: float) -> float | None:
+    """Frame rate by ascending time stamps, pauses aside; None where they tell none."""
+    steps = np.diff(times)
+    # The mean, as each of them may be rounded to a thousandth of a second.
+    usual = steps[steps <= 2 * usual_step(times)]
+    return None if not usual.any() else 1 / (float(usual.mean()) * unit_s)
 
 
 def _short_step(times: NDArray[np.int64]) -> int:

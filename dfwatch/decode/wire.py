@@ -28,6 +28,7 @@ from dfwatch.errors import RefusedError, UndecodableError
 from dfwatch.reading import (
     CROP_MARGINS,
     CROP_SHIFTS,
+    MAX_FRAMES_PER_S,
     Box,
     CropSpec,
     Face,
@@ -257,7 +258,7 @@ def _video(fields: object) -> VideoInfo:
         width=_integer(body.get("width"), "width", 1, 1 << 20),
         height=_integer(body.get("height"), "height", 1, 1 << 20),
         pixel_format=_text(body.get("pixel_format"), "pixel_format"),
-        fps=_optional_number(body.get("fps"), "fps", 0.0, 1e7),
+        fps=_optional_number(body.get("fps"), "fps", 0.0, MAX_FRAMES_PER_S),
         duration_s=_optional_number(body.get("duration_s"), "duration_s", 0.0, MAX_SECONDS),
         rotation=_one_of(body.get("rotation"), "rotation", (0, 90, 180, 270)),
         still=_boolean(body.get("still"), "still"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+import av
 import pytest
 
+from dfwatch.decode import wire
 from dfwatch.decode.good_frames import GoodFrames
 from tests.clips import loop_clip, make_clip
-from tests.reader.helpers import read, sample
+from tests.reader.helpers import CROP, read, sample
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -207,6 +210,58 @@ def test_no_duration_in_the_header(folder: Path) -> None:
 
     assert reading.sampling.decoded == 6
     assert reading.video.duration_s == pytest.approx(3.0, abs=0.1)
+
+
+def stating(source: Path, path: Path, rate: float) -> Path:
+    """A copy that states another frame rate: FLV's metadata, or an AVI's stream header."""
+    data = bytearray(source.read_bytes())
+    if path.suffix == ".flv":
+        struct.pack_into(">d", data, data.index(b"framerate\0") + 10, rate)
+    else:
+        struct.pack_into("<II", data, data.index(b"vids") + 20, 1, int(rate))
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("stated", [-1.0, 0.0, 1000.0, 1e9])
+@pytest.mark.parametrize("is_large", [False, True])
+def test_a_frame_rate_that_cannot_be(
+    folder: Path, tmp_path: Path, stated: float, is_large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_large:
+        monkeypatch.setattr("dfwatch.decode.frame_index.DEMUX_LIMIT_BYTES", 1000)
+    reading = read(stating(clip(folder, "h264.flv"), tmp_path / "a.flv", stated))
+
+    assert reading.sampling.failed == 0
+    assert reading.sampling.decoded == 20
+    if is_large and stated:
+        assert reading.video.fps is None
+    else:
+        assert reading.video.fps == pytest.approx(FPS, rel=0.01)
+
+
+def test_a_frame_rate_that_nothing_can_have_is_none(folder: Path, tmp_path: Path) -> None:
+    # The times follow it, so that nothing tells the true one.
+    reading = read(stating(clip(folder, "mpeg4.avi"), tmp_path / "a.avi", 2e9))
+
+    assert reading.video.fps is None
+    message = wire.encode_reading(reading)
+    text, blob = wire.unpack_head(message[:8], len(message))
+    answer = wire.parse_json(message[8 : 8 + text])["ok"]
+    assert wire.decode_reading(answer, message[len(message) - blob :], CROP, 20, 10).video == reading.video
+
+
+def test_the_rate_of_a_clock_is_no_frame_rate(folder: Path, tmp_path: Path) -> None:
+    # Whoever copies packets need not know the frame rate.
+    with av.open(str(clip(folder, "vp9.webm"))) as source, av.open(str(tmp_path / "a.mkv"), "w") as output:
+        stream = output.add_stream_from_template(source.streams.video[0], opaque=True)
+        stream.codec_context.framerate = Fraction(1000)
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                output.mux(packet)
+
+    assert read(tmp_path / "a.mkv").video.fps == pytest.approx(FPS, rel=0.01)
 
 
 def test_cost_does_not_grow_with_duration(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
