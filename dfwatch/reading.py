@@ -74,8 +74,8 @@ class VideoInfo:
 
     ``width`` and ``height`` are those of the first sampled frame, upright; ``rotation`` is the clockwise turn in
     degrees (0, 90, 180, 270) that was applied to make it upright. ``fps`` and ``duration_s`` are None where unknown;
-    ``fps`` is what is stated, unless the frames' times tell of another kind of video. A still picture has ``still`` set,
-    one frame, and neither of these.
+    ``fps`` is what is stated, unless the frames' times tell of another kind of video. A still picture has ``still``
+    set, one frame, and neither of these.
     """
 
     container: str

@@ -10,7 +10,7 @@ import av
 from av.stream import Discard
 
 from dfwatch.decode.beginnings import known_beginning, without_beginning
-from dfwatch.decode.encryption import is_encrypted_isobmff, is_scrambled_transport_stream
+from dfwatch.decode.encryption import is_encrypted_isobmff, is_protected_asf, is_scrambled_transport_stream
 from dfwatch.decode.mxf import is_indexed
 from dfwatch.decode.streams import find_film, has_frames, is_item, moving_streams, streams_by_rank, until_the_end
 from dfwatch.errors import RefusedError, UndecodableError, UnreadableBytesError
@@ -317,8 +317,10 @@ class Source:
     def _check_encryption(self) -> None:
         # Without its keys FFmpeg knows an encrypted stream's codec sometimes, and its pictures never.
         is_isobmff = self.container.format.name.startswith("mov")
-        if (is_isobmff and is_encrypted_isobmff(self.file.read_at, self.file.size_bytes)) or any(
-            "enc_key_id" in stream.metadata for stream in self.container.streams.video
+        if (
+            (is_isobmff and is_encrypted_isobmff(self.file.read_at, self.file.size_bytes))
+            or is_protected_asf(self.file.read_at)
+            or any("enc_key_id" in stream.metadata for stream in self.container.streams.video)
         ):
             raise RefusedError("opening", "", "its pictures are encrypted", reason=Reason.ENCRYPTED)
 

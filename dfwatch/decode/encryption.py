@@ -1,6 +1,7 @@
 """Whether a file says that its pictures are encrypted.
 
-Sources: ISO/IEC 23001-7 (common encryption of ISO base media files), ISO/IEC 13818-1, 2.4.3.2 (transport streams).
+Sources: ISO/IEC 23001-7 (common encryption of ISO base media files), ISO/IEC 13818-1, 2.4.3.2 (transport streams),
+Advanced Systems Format specification, 3.14, 3.15 and 4.13.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
     ReadAt = Callable[[int, int], bytes]
 
 MAX_BOXES = 4096
+# The second one is Apple's (FairPlay).
+_ENCRYPTED_ENTRIES = frozenset({b"encv", b"drmi"})
 _PATH = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
 
 
 def is_encrypted_isobmff(read_at: ReadAt, size_bytes: int) -> bool:
-    """Whether a video track's sample entry is ``encv``; False for any other kind of file."""
+    """Whether a video track's sample entry says that it is encrypted; False for any other kind of file."""
     budget = [MAX_BOXES]
     return any(_has_encrypted_entry(read_at, start, end) for start, end in _descend(read_at, 0, size_bytes, 0, budget))
 
@@ -55,7 +58,29 @@ def _boxes(read_at: ReadAt, start: int, end: int, budget: list[int]) -> Iterator
 
 def _has_encrypted_entry(read_at: ReadAt, start: int, end: int) -> bool:
     # Version, flags and the number of entries come before the entries.
-    return any(kind == b"encv" for kind, _, _ in _boxes(read_at, start + 8, end, [64]))
+    return any(kind in _ENCRYPTED_ENTRIES for kind, _, _ in _boxes(read_at, start + 8, end, [64]))
+
+
+_ASF_HEADER_BYTES = 64 * 1024
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+# The Content Encryption Object, and those that came later: the extended and the advanced one.
+_ASF_ENCRYPTION = tuple(
+    bytes.fromhex(guid)
+    for guid in (
+        "fbb3112223bdd211b4b700a0c955fc6e",
+        "14e68a292226174cb935dae07ee9289c",
+        "338505438169e6499b74ad12cb86d58c",
+    )
+)
+
+
+def is_protected_asf(read_at: ReadAt) -> bool:
+    """Whether the header of a Windows Media file holds what is needed to decrypt it; False for any other file."""
+    head = read_at(0, _ASF_HEADER_BYTES)
+    if head[:16] != _ASF_HEADER:
+        return False
+    head = head[: int.from_bytes(head[16:24], "little")]
+    return any(guid in head for guid in _ASF_ENCRYPTION)
 
 
 _PACKET_BYTES = 188

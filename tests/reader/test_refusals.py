@@ -123,13 +123,27 @@ def test_a_scrambled_transport_stream(tmp_path: Path, name: str) -> None:
     assert caught.value.reason is Reason.ENCRYPTED
 
 
-def test_encrypted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("entry", [b"encv", b"drmi"])
+def test_encrypted(tmp_path: Path, entry: bytes) -> None:
     clip = make_clip(tmp_path / "a.mp4", seconds=0.5, faces=())
     data = clip.read_bytes()
     assert data.count(b"avc1") >= 1
     at = data.index(b"avc1", data.index(b"stsd"))
-    path = write(tmp_path / "b.mp4", data[:at] + b"encv" + data[at + 4 :])
+    path = write(tmp_path / "b.mp4", data[:at] + entry + data[at + 4 :])
     assert reason_of(path) is Reason.ENCRYPTED
+
+
+@pytest.mark.parametrize("guid", ["fbb3112223bdd211b4b700a0c955fc6e", "14e68a292226174cb935dae07ee9289c"])
+def test_a_protected_windows_media_file(tmp_path: Path, guid: str) -> None:
+    clip = make_clip(tmp_path / "a.wmv", codec="wmv2", seconds=0.5, faces=(), options={"qscale": "3"})
+    data = clip.read_bytes()
+    length, count = struct.unpack_from("<QI", data, 16)
+    protection = bytes.fromhex(guid) + struct.pack("<Q", 24 + 40) + bytes(40)
+    head = data[:16] + struct.pack("<QI", length + len(protection), count + 1) + data[28:30]
+
+    assert reason_of(write(tmp_path / "b.wmv", head + protection + data[30:])) is Reason.ENCRYPTED
+    # The same bytes among the pictures tell nothing.
+    assert len(read(write(tmp_path / "c.wmv", data + protection)).sampling.frames) > 0
 
 
 def test_limits(tmp_path: Path) -> None:
