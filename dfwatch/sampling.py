@@ -71,7 +71,9 @@ class ListedFrames:
     def count(self, start_s: float, end_s: float) -> int:
         """As ``FrameIndex.count``."""
         if not self.times_s:
-            return round(max(0.0, min(end_s, self.duration_s) - start_s) * self.frames_per_s)
+            span_s = max(0.0, min(end_s, self.duration_s) - start_s)
+            # Any stretch, however short, may hold a frame.
+            return max(round(span_s * self.frames_per_s), int(span_s > 0))
         return bisect_left(self.times_s, end_s) - bisect_left(self.times_s, start_s)
 
     def surely_shows(self, start_s: float, end_s: float) -> bool:

@@ -167,6 +167,14 @@ def test_fewer_frames_than_wanted_are_all_taken(folder: Path) -> None:
     assert "few_frames" in {flag.flag for flag in reading.quality}
 
 
+def test_more_frames_may_be_wanted_than_a_long_file_has(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfwatch.decode.frame_index.DEMUX_LIMIT_BYTES", 1000)
+
+    taken = sample(clip(folder, "h264.mkv"), frames=200)
+
+    assert [shot.number for shot in taken.shots] == list(range(3 * FPS))
+
+
 def test_a_single_frame_is_a_video_too(folder: Path) -> None:
     path = make_clip(folder / "one.mp4", seconds=0.01, faces=())
     assert read(path).sampling.decoded == 1
