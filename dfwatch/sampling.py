@@ -25,6 +25,9 @@ KEY_COST = 2.0
 # A run of frames to which no other frame refers is seldom longer than this; where one is, the sampler notices.
 REFERENCE_FRAMES = 8
 WORTH_HOPPING = 0.85
+# Time stamps are exact; this only covers the rounding of their division into seconds. Whoever plans and whoever takes a
+# frame at the very edge of two slices must think alike.
+SLACK_S = 1e-5
 
 
 class FrameIndex(Protocol):
@@ -157,16 +160,16 @@ def plan_sample(index: FrameIndex, frames: int, mode: str = "planned", *, skippa
     bounds = [
         (number, start, end)
         for number, (start, end) in enumerate(slice_bounds(duration, frames))
-        if index.count(start, min(end, duration)) > 0
+        if index.count(*_looked_up(start, end, duration)) > 0
     ]
     exact = mode == "exact"
     step = duration / frames
     # Among few frames, a slice may hold none to which others refer.
     reference_only = not exact and all(
-        index.count(start, min(end, duration)) >= REFERENCE_FRAMES for _, start, end in bounds
+        index.count(*_looked_up(start, end, duration)) >= REFERENCE_FRAMES for _, start, end in bounds
     )
     through = tuple(
-        Pick(number, start, end, start + step / 2, due=index.surely_shows(start, min(end, duration)))
+        Pick(number, start, end, start + step / 2, due=index.surely_shows(*_looked_up(start, end, duration)))
         for number, start, end in bounds
     )
     rolled = 1.0 - skippable_share if reference_only else 1.0
@@ -181,6 +184,11 @@ def plan_sample(index: FrameIndex, frames: int, mode: str = "planned", *, skippa
     return Plan(strategy, through, hops=False, reference_only=reference_only, cost=through_cost)
 
 
+def _looked_up(start_s: float, end_s: float, duration_s: float) -> tuple[float, float]:
+    """Bounds by which an index tells what is in a slice."""
+    return start_s - SLACK_S, min(end_s - SLACK_S, duration_s)
+
+
 def _plan_hops(
     index: FrameIndex, middles: tuple[Pick, ...], rolled: float, *, exact: bool
 ) -> tuple[tuple[Pick, ...], float]:
@@ -189,8 +197,9 @@ def _plan_hops(
     # Time up to which the decoder has decoded without a gap, or None when its last frame was a lone key frame.
     position: float | None = None
     for pick in middles:
-        start, end = pick.start_s, min(pick.end_s, index.duration_s)
-        key = None if exact else index.key_nearest(start, pick.target_s, end)
+        start = pick.start_s
+        first, last = _looked_up(start, pick.end_s, index.duration_s)
+        key = None if exact else index.key_nearest(first, pick.target_s, last)
         if key is not None:
             picks.append(replace(pick, target_s=key, key_s=key))
             total += SEEK_COST + KEY_COST

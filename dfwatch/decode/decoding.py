@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 import av
 
 from dfwatch.decode.demuxing import SEEKS_BY_GUESS, packets_of, stamp_of
-from dfwatch.decode.good_frames import SLACK_S, TELLS_WHEN_HEALED, GoodFrames
+from dfwatch.decode.good_frames import TELLS_WHEN_HEALED, GoodFrames
 from dfwatch.decode.pictures import Converter, Orientation, VideoPicture, orientation_of, pixel_aspect_of
+from dfwatch.sampling import SLACK_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

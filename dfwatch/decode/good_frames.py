@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import av
 
 from dfwatch.decode.demuxing import packets_of, stamp_of
+from dfwatch.sampling import SLACK_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     VideoPacket = av.Packet[av.VideoStream]
 
-# Time stamps are exact; this only covers the rounding of their division into seconds.
-SLACK_S = 1e-5
 # The demuxer's parser holds some packets when the demuxer calls one damaged.
 _SEGMENT_END_PACKETS = 3
 # Once emptied, these decoders show nothing, or call it damaged, until a picture is whole. That need not take a key

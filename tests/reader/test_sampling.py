@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfwatch.decode.frame_index import EntryTimes
-from dfwatch.sampling import KEY_COST, SEEK_COST, ListedFrames, plan_blind, plan_sample, slice_bounds
+from dfwatch.sampling import KEY_COST, SEEK_COST, SLACK_S, ListedFrames, plan_blind, plan_sample, slice_bounds
 
 
 @st.composite
@@ -33,11 +33,11 @@ def test_one_pick_for_each_slice_with_a_frame(index: ListedFrames, frames: int, 
     occupied = {
         number
         for number, (start, end) in enumerate(slice_bounds(index.duration_s, frames))
-        if any(start <= time < end for time in index.times_s)
+        if any(start - SLACK_S <= time < end - SLACK_S for time in index.times_s)
     }
     assert [pick.slice_index for pick in plan.picks] == sorted(occupied)
     for pick in plan.picks:
-        assert pick.start_s <= pick.target_s < pick.end_s
+        assert pick.start_s - SLACK_S <= pick.target_s < pick.end_s
         assert pick.key_s is None or pick.key_s <= pick.target_s
         assert pick.key_s is None or pick.key_s in index.key_times_s or pick.key_s == 0.0
 

@@ -167,6 +167,19 @@ def test_fewer_frames_than_wanted_are_all_taken(folder: Path) -> None:
     assert "few_frames" in {flag.flag for flag in reading.quality}
 
 
+@pytest.mark.parametrize("frames", [20, 24, 36])
+def test_key_frames_at_the_very_edges_of_slices(folder: Path, frames: int) -> None:
+    # 36 frames of 1/24 s are 1.5 s, in units of 1/90000 s; in seconds some of them come out as a trifle less.
+    path = folder / "edges.ts"
+    if not path.exists():
+        make_clip(path, codec="mpeg2video", b_frames=2, seconds=18, fps=FPS, gop=36, size=(160, 96), faces=())
+
+    taken = sample(path, frames=frames)
+
+    assert [shot.slice_index for shot in taken.shots] == list(range(frames))
+    assert [shot.number for shot in taken.shots] == [round(shot.time_s * FPS) for shot in taken.shots]
+
+
 def test_more_frames_may_be_wanted_than_a_long_file_has(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dfwatch.decode.frame_index.DEMUX_LIMIT_BYTES", 1000)
 
