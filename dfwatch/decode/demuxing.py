@@ -13,6 +13,7 @@ from dfwatch.decode.beginnings import known_beginning, without_beginning
 from dfwatch.decode.encryption import is_encrypted_isobmff, is_protected_asf, is_scrambled_transport_stream
 from dfwatch.decode.mxf import is_indexed
 from dfwatch.decode.streams import find_film, has_frames, is_item, moving_streams, streams_by_rank, until_the_end
+from dfwatch.decode.turns import turns_in
 from dfwatch.errors import RefusedError, UndecodableError, UnreadableBytesError
 from dfwatch.inbox.containers import declared_length
 from dfwatch.reasons import Reason
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dfwatch.config import ReaderSettings
     from dfwatch.decode.avi import ListedChunks
     from dfwatch.decode.joins import Joins
+    from dfwatch.decode.turns import Turns
 
 _Packet = TypeVar("_Packet", bound="av.Packet[Any]")
 
@@ -37,6 +39,10 @@ class DescriptorFile:
     """A read-only file object over a descriptor that leaves the descriptor's own position alone.
 
     FFmpeg may take bytes that cannot be read for the file's end, so what the disk said is kept for ``check_disk``.
+
+    Attributes:
+        size_bytes: Size of the file.
+        turns: Streams that FFmpeg is to take for one; None: it reads what is there.
     """
 
     name = ""
@@ -46,14 +52,18 @@ class DescriptorFile:
         self._position = 0
         self._failure: UnreadableBytesError | None = None
         self.size_bytes = os.fstat(fd).st_size
+        self.turns: Turns | None = None
 
     def read(self, count: int) -> bytes:
-        """Up to ``count`` bytes from the current position.
+        """Up to ``count`` bytes from the current position, as ``turns`` changes them.
 
         Raises:
             UnreadableBytesError: The disk failed.
         """
-        data = self._pread(count, self._position)
+        if self.turns is None:
+            data = self._pread(count, self._position)
+        else:
+            data = self.turns.read(self.read_at, self._position, count)
         self._position += len(data)
         return data
 
@@ -224,6 +234,11 @@ class Source:
         self.passed_over = False
         self._film: int | None = None
         self._open()
+        if self.container.format.name == "mpegts":
+            self.file.turns = turns_in(self.file.read_at, self.file.size_bytes)
+            if self.file.turns is not None:
+                self._film, self.passed_over = None, False
+                self.reopen()
         self.reads_through = self.container.format.name == "mxf" and not is_indexed(
             self.file.read_at, self.file.size_bytes, self.stream.duration or 0
         )
