@@ -24,7 +24,7 @@ from dfwatch.sampling import FrameIndex, ListedFrames
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dfwatch.decode.demuxing import Source
+    from dfwatch.decode.demuxing import DescriptorFile, Source
 
 # Demuxing a file of this size takes less time than decoding a few frames of it.
 DEMUX_LIMIT_BYTES = 64 * 1024 * 1024
@@ -35,6 +35,9 @@ LISTED_PACKETS = 1_000_000
 READ_ENTRIES = 4096
 _LISTS_ALL = ("mov", "avi", "mxf")
 _LISTS_KEYS = ("matroska", "flv")
+# Players stop where these end, or are no longer written, without a word.
+_MAY_END_ANYWHERE = ("matroska", "ogg")
+_BLOCK_BYTES = 1024 * 1024
 
 
 class EntryIndex:
@@ -270,16 +273,33 @@ def _breaks_off(source: Source) -> bool:
 
 
 def _unread_share(source: Source, log: PacketLog) -> float:
-    """Share of an ISO file behind a place where its boxes break off, and with them what FFmpeg reads; 0 to below 1.
+    """Share of a file that was never written, or lies behind a place where an ISO file breaks off; 0 to below 1.
 
-    It reads the boxes one by one, and takes anything else, such as zeros where fragments were, for the file's end.
+    FFmpeg reads the boxes one by one, and takes anything else, such as zeros where fragments were, for the file's end.
     """
-    size = source.file.size_bytes
+    size, name = source.file.size_bytes, source.container.format.name
     share = log.unread_bytes(size) / size
-    if share <= LOST_SHARE or not source.container.format.name.startswith("mov"):
+    if share <= LOST_SHARE:
+        return 0.0
+    if name in SEEKS_BY_GUESS or name.startswith(_MAY_END_ANYWHERE):
+        empty = _empty_share(source.file)
+        return empty if empty > LOST_SHARE else 0.0
+    if not name.startswith("mov"):
         return 0.0
     declared = declared_length(source.file.read_at, size)
     return 0.0 if declared.length_bytes is not None else share
+
+
+def _empty_share(file: DescriptorFile) -> float:
+    """Share of a file at its end that is zero."""
+    end = file.size_bytes
+    while end > 0:
+        start = max(0, end - _BLOCK_BYTES)
+        filled = len(file.read_at(start, end - start).rstrip(b"\0"))
+        end = start + filled
+        if filled:
+            break
+    return 1 - end / file.size_bytes
 
 
 def _first_stamp(source: Source) -> int | None:

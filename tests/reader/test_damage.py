@@ -189,6 +189,35 @@ def test_fragments_that_were_preallocated_and_never_arrived_are_missing(
     assert caught.value.reason is Reason.TRUNCATED
 
 
+PREALLOCATED: dict[str, dict[str, Any]] = {
+    "h264.ts": {},
+    "h264.m2ts": {"container": "mpegts", "container_options": {"mpegts_m2ts_mode": "1"}},
+    "mpeg2.mpg": {"codec": "mpeg2video"},
+    "vp8.ogv": {"codec": "libvpx", "container": "ogg"},
+    "h264.mkv": {},
+    "live.mkv": {"container_options": {"live": "1"}},
+    "live.webm": {"codec": "libvpx-vp9", "container_options": {"live": "1"}},
+}
+
+
+@pytest.mark.parametrize("name", PREALLOCATED)
+def test_what_was_preallocated_and_never_arrived_is_missing(folder: Path, name: str) -> None:
+    whole = make_clip(folder / f"preallocated-{name}", seconds=8, gop=24, faces=(), **PREALLOCATED[name])
+    assert not read(whole).warnings
+
+    with pytest.raises(UndecodableError) as caught:
+        read(zeroed(whole, folder / f"half-{name}", 0.5, 1.0))
+    assert caught.value.reason is Reason.TRUNCATED
+
+    most = read(zeroed(whole, folder / f"most-{name}", 0.85, 1.0))
+    assert most.sampling.failed in {2, 3, 4}
+    assert most.video.duration_s == pytest.approx(8, abs=0.6)
+    assert "gaps" in {flag.flag for flag in most.quality}
+    # Some zeros more are only padding.
+    (folder / f"padded-{name}").write_bytes(whole.read_bytes() + bytes(1000))
+    assert not read(folder / f"padded-{name}").warnings
+
+
 @pytest.mark.parametrize("limit_bytes", [1 << 26, 1000])
 def test_a_preallocated_file_of_fragments_that_lacks_only_its_end_is_judged_with_a_warning(
     folder: Path, limit_bytes: int, monkeypatch: pytest.MonkeyPatch
