@@ -267,7 +267,7 @@ def mux_beside_silence(
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 4410 * 2), np.int16), format="s16", layout="stereo")
         frame.sample_rate, frame.pts = 44100, tenth * 4410
         output.mux(sound.encode(frame))
-        while packets and packets[0].dts * packets[0].time_base < (tenth + 1) / 10:
+        while packets and (packets[0].dts or 0) * packets[0].time_base < (tenth + 1) / 10:
             packet = packets.pop(0)
             packet.stream = picture
             output.mux(packet)
