@@ -194,7 +194,7 @@ def recover(layout: Layout, journal: Journal) -> list[Job]:
         StorageError: The disk or the journal failed.
     """
     try:
-        jobs = _left_behind(layout)
+        jobs = _left_behind(layout, journal)
     except OSError as exc:
         raise StorageError("looking through", layout.work, exc.strerror or exc, hint="check the disk") from exc
     for job in jobs:
@@ -219,7 +219,7 @@ def lost_sources(layout: Layout, journal: Journal) -> list[JobRow]:
         raise StorageError("looking through", layout.work, exc.strerror or exc, hint="check the disk") from exc
 
 
-def _left_behind(layout: Layout) -> list[Job]:
+def _left_behind(layout: Layout, journal: Journal) -> list[Job]:
     jobs = []
     for name in sorted(os.listdir(layout.work)):
         folder = os.path.join(layout.work, name)
@@ -229,7 +229,8 @@ def _left_behind(layout: Layout) -> list[Job]:
         if not is_there(source):
             _remove_empty_job(folder)
             continue
-        job = replace(_read_note(folder, name), claimed=Fingerprint.from_stat(os.lstat(source)))
+        job = _read_note(folder, name) or _known_job(journal, folder, name)
+        job = replace(job, claimed=Fingerprint.from_stat(os.lstat(source)))
         _remove_second_name(layout, job)
         jobs.append(job)
     return jobs
@@ -251,8 +252,8 @@ def _write_note(job: Job) -> None:
         os.fsync(stream.fileno())
 
 
-def _read_note(folder: str, job_id: str) -> Job:
-    """The job that a folder is about; one whose note was lost keeps going under its id."""
+def _read_note(folder: str, job_id: str) -> Job | None:
+    """The job that a folder is about; None where its note is lost, or cannot be read."""
     try:
         with open(os.path.join(folder, NOTE), encoding="ascii") as stream:
             note = json.load(stream)
@@ -264,7 +265,15 @@ def _read_note(folder: str, job_id: str) -> Job:
             evidence=tuple(map(str, note["evidence"])),
         )
     except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _known_job(journal: Journal, folder: str, job_id: str) -> Job:
+    """A job without its note, as the journal knows it; one that it does not know keeps going under its id."""
+    row = journal.job(job_id)
+    if row is None:
         return Job(job_id, DroppedName("", job_id), folder, named_at(job_id), ("recovered without its note",))
+    return Job(job_id, row.dropped, folder, row.received_at, row.evidence)
 
 
 def _remove_second_name(layout: Layout, job: Job) -> None:

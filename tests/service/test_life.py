@@ -186,6 +186,20 @@ def test_a_lost_journal_is_rebuilt_from_the_folders(daemon: Daemon) -> None:
     assert daemon.sidecar("sub.mp4")["verdict"] == "FAKE"
 
 
+@pytest.mark.parametrize("point", ["job.read", "sidecar.renamed"])
+def test_a_job_whose_note_is_lost_keeps_the_name_that_the_journal_knows(daemon: Daemon, point: str) -> None:
+    """Under another name it would not find the sidecar that it has, and get a second one."""
+    (daemon.inbox / "news").mkdir()
+    daemon.drop("news/clip.mp4", "fake")
+    daemon.start(crash_at=point, ready=False)
+    daemon.wait_until_dead()
+    [note] = (daemon.root / "work").glob("*/job.json")
+    note.write_bytes(b"")
+    daemon.start()
+    assert list(daemon.settle(1)) == ["results/news/clip.mp4.json"]
+    assert daemon.files() == {"done/news/clip.mp4": "fake"}
+
+
 def test_a_damaged_journal_is_set_aside(daemon: Daemon) -> None:
     daemon.drop("clip.mp4", "fake")
     daemon.start(crash_at="job.read", ready=False)
