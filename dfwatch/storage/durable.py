@@ -162,10 +162,11 @@ def write_new(path: str, data: bytes, *, temporary: str, mode: int = 0o644) -> N
 
 
 def fitting_name(name: str, suffix: str) -> str:
-    """``name + suffix``, with ``name`` cut at its end so that the file system takes the whole (255 bytes)."""
+    """``name + suffix``, with ``name`` cut at its end so that the file system takes the whole (255 bytes).
+
+    Whole characters are cut off: there are file systems that take UTF-8 only, and programs that read nothing else.
+    """
     room = NAME_MAX_BYTES - len(os.fsencode(suffix))
-    raw = os.fsencode(name)
-    if len(raw) > room:
-        # Cutting may split a multi-byte character; surrogateescape keeps the rest a valid name.
-        name = os.fsdecode(raw[:room])
+    while len(os.fsencode(name)) > room:
+        name = name[:-1]
     return name + suffix

@@ -34,6 +34,16 @@ def test_long_names_that_are_taken(bench: Bench, name: str) -> None:
     assert all(path.endswith(".json") for path, _ in ends)
 
 
+@pytest.mark.parametrize(
+    "name", ["ニュース" * 20 + ".mp4", "a" + "ü" * 125 + ".mp4", "n" * 3 + "🎬" * 63], ids=["kana", "umlauts", "emoji"]
+)
+def test_no_character_is_cut_in_two(bench: Bench, name: str) -> None:
+    """Some file systems take UTF-8 only (ZFS with ``utf8only``), and whoever reads the results may, too."""
+    for number in (0, 1, 11):
+        for path in bench.end(bench.job(number, name), times=1):
+            os.fsencode(path).decode("utf-8")
+
+
 def test_a_file_system_that_takes_shorter_names_only(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """eCryptfs takes 143 bytes, and what was dropped may have that."""
     renameat2 = durable._libc_renameat2()
