@@ -161,6 +161,8 @@ def _unclaimable(dropped: DroppedName, exc: OSError) -> StorageError:
     if exc.errno in _MACHINES_TROUBLE:
         return StorageError("claiming", dropped.shown, cause, hint="check the disk and the limit of open files")
     hint = "the service's user must be able to write to the folder that the file lies in"
+    if exc.errno == errno.EXDEV:
+        hint = "no folder of the inbox may be a mount of its own: files are renamed out of it"
     return UnclaimableError("claiming", dropped.shown, cause, hint=hint)
 
 

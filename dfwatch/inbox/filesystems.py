@@ -77,6 +77,21 @@ def mount_of(path: str) -> Mount:
         return Mount()
 
 
+def mount_id(path: str) -> str:
+    """What tells the mount that holds a folder from all others; empty where the kernel does not say.
+
+    Nothing can be renamed from one mount to another, though both may be of one file system (bind mounts).
+    """
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+            return next((line.split()[1] for line in file if line.startswith("mnt_id:")), "")
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+
+
 def inotify_limits() -> dict[str, int]:
     """``max_user_watches``, ``max_user_instances`` and ``max_queued_events`` of this machine, as far as known."""
     limits: dict[str, int] = {}

@@ -7,8 +7,11 @@ import os
 from dataclasses import dataclass
 
 from dfwatch.errors import StorageError
+from dfwatch.inbox.filesystems import mount_id
 
 FOLDERS = ("inbox", "work", "done", "failed", "quarantine", "results", "state")
+# Files are renamed from one of these to another.
+_WAY_OF_A_FILE = FOLDERS[:5]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Layout:
         """Make the folders that are missing, and check that renames between them will be atomic.
 
         Raises:
-            StorageError: A folder cannot be made, or lies on another file system than the root.
+            StorageError: A folder cannot be made, or lies on another file system or mount than the root.
         """
         for name in FOLDERS:
             path = self.folder(name)
@@ -68,6 +71,7 @@ class Layout:
                 os.makedirs(path, exist_ok=True)
                 device = os.stat(path).st_dev
                 root_device = os.stat(self.root).st_dev
+                apart = name in _WAY_OF_A_FILE and mount_id(path) != mount_id(self.root)
             except OSError as exc:
                 raise StorageError(
                     "making the folder", path, exc.strerror or exc, hint="check the path and its permissions"
@@ -78,6 +82,14 @@ class Layout:
                     path,
                     "it lies on another file system than its root, so files cannot be moved there atomically",
                     hint="mount one file system at the root, not at the folders below it",
+                    retryable=False,
+                )
+            if apart:
+                raise StorageError(
+                    "using the folder",
+                    path,
+                    "it is a mount of its own (a bind mount, or a container's volume), so files cannot be renamed there",
+                    hint="mount the root as a whole, as one volume, not the folders below it",
                     retryable=False,
                 )
 
