@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from dfwatch.errors import StorageError
+from dfwatch.inbox.beneath import reached_folder
 from dfwatch.intake import is_there, remove_job_folder
 from dfwatch.reasons import Label
 from dfwatch.storage.crashpoints import crash_point
@@ -193,8 +194,8 @@ def _keep(layout: Layout, journal: Journal, job: Job) -> str | None:
         job.dropped, inode=info.st_ino, size_bytes=info.st_size, mtime_ns=info.st_mtime_ns, job_id=job.id
     )
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        rename_new(job.source, path)
+        with reached_folder(layout.inbox, job.dropped.folder) as folder:
+            rename_new(job.source, os.path.join(folder, job.dropped.name))
     except OSError as exc:
         if exc.errno not in _NO_WAY_BACK:
             raise

@@ -41,7 +41,8 @@ def command(arguments: argparse.Namespace) -> int:
     from dfwatch.settings import file as settings_file
     from dfwatch.storage.layout import Layout
 
-    layout = Layout(settings_file.load_found(arguments.config).settings.root)
+    settings = settings_file.load_found(arguments.config).settings
+    layout = Layout(settings.root)
     if not os.path.exists(layout.journal):
         # Opening it would make one, owned by whoever calls.
         raise StorageError("opening the journal", layout.journal, "the daemon was never started here", retryable=False)
@@ -55,7 +56,7 @@ def command(arguments: argparse.Namespace) -> int:
             jobs = arguments.jobs
         for job_id in jobs:
             try:
-                name = retrying.retry(layout, journal, job_id)
+                name = retrying.retry(layout, journal, job_id, marker=settings.watch.marker)
             except StorageError as error:
                 print(f"{job_id}: {printable(error.cause)}", file=sys.stderr)
                 status = Exit.FOUND

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from dfwatch.cli import main
+from dfwatch.console.exits import Exit
 from dfwatch.errors import StorageError
 from dfwatch.jobs.retrying import retry
 from dfwatch.journal import Journal
@@ -443,6 +445,42 @@ def test_retry_sets_no_other_jobs_sidecar_aside(daemon: Daemon) -> None:
     assert not [path for path in documents if "superseded" in path]
 
 
+def test_retry_marks_a_file_that_is_taken_only_with_its_marker(
+    daemons: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    daemon = daemons({"watch": {"marker": ".done"}})
+    daemon.drop("clip.mp4", "nonsense")
+    daemon.drop("clip.mp4.done", "")
+    daemon.start()
+    [document] = daemon.settle(1).values()
+    wait_for(lambda: "finished" in daemon.events(), "the job is closed")
+    assert main(["retry", document["job_id"], "--config", str(daemon.config)]) == Exit.OK
+    assert "clip.mp4 is back in the inbox" in capsys.readouterr().out
+    assert len(daemon.settle(2)) == 2
+    wait_for(lambda: list(daemon.inbox.iterdir()) == [], "the marker is gone")
+
+
+def test_retry_follows_no_link_out_of_the_inbox(daemon: Daemon, tmp_path: Path) -> None:
+    """Whoever may drop files could lead root, who hands one back, anywhere."""
+    (daemon.inbox / "news").mkdir()
+    daemon.drop("news/clip.mp4", "nonsense")
+    daemon.start()
+    [document] = daemon.settle(1).values()
+    daemon.stop()
+    (daemon.inbox / "news").rmdir()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (daemon.inbox / "news").symlink_to(elsewhere)
+    with contextlib.closing(Journal(str(daemon.root / "state" / "journal.sqlite3"))) as journal:
+        with pytest.raises(StorageError, match="Not a directory"):
+            retry(Layout(str(daemon.root)), journal, document["job_id"], marker=".done")
+        assert list(elsewhere.iterdir()) == []
+        assert daemon.sidecars() == {"results/news/clip.mp4.json": document}
+        (daemon.inbox / "news").unlink()
+        assert retry(Layout(str(daemon.root)), journal, document["job_id"]) == "news/clip.mp4"
+    assert (daemon.inbox / "news" / "clip.mp4").exists()
+
+
 @pytest.mark.parametrize("long", [False, True])
 def test_retry_that_was_cut_short_can_be_completed(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch, *, long: bool
@@ -452,7 +490,7 @@ def test_retry_that_was_cut_short_can_be_completed(
     assert renameat2 is not None
 
     def refusing(source: bytes, target: bytes) -> int:
-        if b"/inbox/" in target:
+        if b"/inbox/" in os.path.realpath(target):
             return errno.EIO
         return errno.ENAMETOOLONG if long and len(os.path.basename(target)) > 50 else renameat2(source, target)
 
