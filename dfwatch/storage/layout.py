@@ -88,7 +88,7 @@ class Layout:
                 raise StorageError(
                     "using the folder",
                     path,
-                    "it is a mount of its own (a bind mount, or a container's volume), so files cannot be renamed there",
+                    "it is a mount of its own (a bind mount, a container's volume), so files cannot be renamed there",
                     hint="mount the root as a whole, as one volume, not the folders below it",
                     retryable=False,
                 )
