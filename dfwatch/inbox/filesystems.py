@@ -84,8 +84,8 @@ def mount_id(path: str) -> str:
     """
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
-            return next((line.split()[1] for line in file if line.startswith("mnt_id:")), "")
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as file:
+            return next((line.split()[1].decode() for line in file if line.startswith(b"mnt_id:")), "")
     except OSError:
         return ""
     finally:

@@ -102,9 +102,14 @@ class Publisher:
     def _write(
         self, ticket: Ticket, document: dict[str, Any], settings: Settings, stage: str
     ) -> tuple[str, dict[str, Any]]:
-        base = sidecar_base(self._layout, *_outcome_of(document), settings.outcome)
-        place = sidecar.Place(base, ticket.job.dropped, document["subject"]["sha256"], ticket.job.id)
-        return self._patience.until_done(lambda: sidecar.publish(place, document), stage)
+        job, sha256 = ticket.job, document["subject"]["sha256"]
+
+        def write() -> tuple[str, dict[str, Any]]:
+            # Where it goes is asked anew each time: a folder may be closed only while the disk is.
+            base = sidecar_base(self._layout, *_outcome_of(document), settings.outcome)
+            return sidecar.publish(sidecar.Place(base, job.dropped, sha256, job.id), document)
+
+        return self._patience.until_done(write, stage)
 
     def _conclude(self, ticket: Ticket, settings: Settings, stage: str) -> dict[str, Any]:
         job, reading, scores = ticket.job, ticket.reading, ticket.scores

@@ -49,9 +49,14 @@ def action_for(label: Label | None, outcome: OutcomeSettings) -> str:
 
 
 def sidecar_base(layout: Layout, status: Status, label: Label | None, outcome: OutcomeSettings) -> str:
-    """Top folder for the sidecars of this outcome."""
-    beside = outcome.sidecar == "beside" and action_for(label, outcome) == "move"
-    return media_base(layout, status, label, outcome) if beside else layout.results
+    """Top folder for the sidecars of this outcome; ``results/`` where theirs is closed to us, as to their files."""
+    if outcome.sidecar != "beside" or action_for(label, outcome) != "move":
+        return layout.results
+    base = media_base(layout, status, label, outcome)
+    if os.path.isdir(base) and not may_write(base):
+        _log.warning("a folder is closed to the service, so a sidecar goes to results/", folder=base)
+        return layout.results
+    return base
 
 
 def media_bases(layout: Layout) -> list[str]:

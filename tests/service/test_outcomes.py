@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from dfwatch.pipeline import PUBLISHERS
 from tests.service.daemon import Daemon, wait_for
 
 Make = Callable[..., Daemon]
@@ -243,6 +246,32 @@ def test_verdict_folders_and_sidecars_beside(daemons: Make) -> None:
         "failed/nonsense.mp4.json",
     ]
     assert sorted(daemon.files()) == sorted(path.removesuffix(".json") for path in documents)
+
+
+def test_sidecars_beside_go_to_the_results_where_their_own_folder_is_closed(daemons: Make) -> None:
+    """It is immutable, which stops root too; an ordinary user meets the same where somebody took the folder over."""
+    daemon = daemons({"outcome": {"verdict_folders": True, "sidecar": "beside"}})
+    closed = daemon.root / "done" / "REAL"
+    closed.mkdir(parents=True)
+    if os.geteuid() == 0:
+        if subprocess.run(["chattr", "+i", closed], capture_output=True, check=False).returncode:
+            pytest.skip("this file system knows no immutable folders")
+        free = ["chattr", "-i", closed]
+    else:
+        closed.chmod(0o555)
+        free = ["chmod", "755", closed]
+    try:
+        (daemon.inbox / "news").mkdir()
+        for number in range(PUBLISHERS):
+            daemon.drop(f"news/real{number}.mp4", "real")
+        daemon.start()
+        daemon.settle(PUBLISHERS)
+        daemon.drop("fake.mp4", "fake")
+        documents = daemon.settle(PUBLISHERS + 1)
+        assert {os.path.dirname(path) for path in documents} == {"results/news", "done/FAKE"}
+        assert Counter(daemon.files().values()) == {"real": PUBLISHERS, "fake": 1}
+    finally:
+        subprocess.run(free, check=True)
 
 
 def test_a_file_that_changes_while_it_is_read_is_judged_for_what_it_becomes(daemon: Daemon) -> None:
