@@ -62,6 +62,7 @@ CREATE TABLE kept (
 
 _LATER_SCHEMA = """
 CREATE TABLE IF NOT EXISTS result_sizes (job TEXT PRIMARY KEY, bytes INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS root (path BLOB NOT NULL) STRICT;
 """
 
 
@@ -189,6 +190,26 @@ class Journal:
     def close(self) -> None:
         """Close the connection; further calls fail."""
         self._db.close()
+
+    def lies_below(self, root: str) -> None:
+        """Let what is known to lie below the root lie below it where it is now.
+
+        It may have been moved to another disk, copied, or be called otherwise than in the last run. Files of another
+        root, which a copy was made of, are not ours to prune.
+        """
+        now = os.fsencode(os.path.join(root, ""))
+        with self._write() as db:
+            known = db.execute("SELECT path FROM root").fetchone()
+            if known is None:
+                db.execute("INSERT INTO root VALUES (?)", (now,))
+            elif (before := known["path"]) != now:
+                for table, column in (("jobs", "sidecar"), ("jobs", "media"), ("outbox", "sidecar")):
+                    db.execute(
+                        f"UPDATE {table} SET {column} = CAST(? || substr({column}, ?) AS BLOB)"  # noqa: S608
+                        f" WHERE substr({column}, 1, ?) = ?",
+                        (now, len(before) + 1, len(before), before),
+                    )
+                db.execute("UPDATE root SET path = ?", (now,))
 
     # -- a job's way ---------------------------------------------------------------------------------------------------
 

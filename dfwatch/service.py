@@ -109,6 +109,7 @@ class Service:
     def _run(self) -> int:
         journal = self._open_journal()
         try:
+            journal.lies_below(self._layout.root)
             self._notifier.status("loading the model")
             scorer = self._make_scorer(self._settings)
             root = RootGuard(self._layout)

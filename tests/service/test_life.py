@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -458,6 +459,35 @@ def test_retry_marks_a_file_that_is_taken_only_with_its_marker(
     assert "clip.mp4 is back in the inbox" in capsys.readouterr().out
     assert len(daemon.settle(2)) == 2
     wait_for(lambda: list(daemon.inbox.iterdir()) == [], "the marker is gone")
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_root_that_was_moved_or_copied_is_known_where_it_is_now(daemon: Daemon, *, copied: bool) -> None:
+    names = [b"a.mp4", b"b\xff.mp4", b"c.mp4"]
+    daemon.start()
+    for number, name in enumerate([*names, b"broken.mp4"]):
+        daemon.drop(name, "nonsense" if name == b"broken.mp4" else f"real {number}")
+        daemon.settle(number + 1)
+        wait_for(lambda: daemon.events().count("finished") == number + 1, "it is closed")  # noqa: B023
+    assert daemon.stop() == 0
+
+    before, after = daemon.root, daemon.folder / "other disk" / "root"
+    after.parent.mkdir()
+    if copied:
+        shutil.copytree(before, after)
+    else:
+        before.rename(after)
+    daemon.root, daemon.inbox = after, after / "inbox"
+    daemon.configure({"retention": {"done_max_files": 1, "results_max_files": 2}})
+    daemon.start()
+    wait_for(lambda: "pruned" in daemon.events(), "what is too old is removed")
+    assert [path.name for path in (after / "done").iterdir()] == ["c.mp4"]
+    assert {path.name for path in (after / "results").iterdir()} == {"c.mp4.json", "broken.mp4.json"}
+    if copied:
+        assert sorted(os.listdir(os.fsencode(before / "done"))) == names
+        assert len(list((before / "results").iterdir())) == 4
+    assert main(["retry", "--failed", "--config", str(daemon.config)]) == Exit.OK
+    wait_for(lambda: daemon.events().count("finished") == 5, "it is judged anew")
 
 
 def test_retry_follows_no_link_out_of_the_inbox(daemon: Daemon, tmp_path: Path) -> None:
