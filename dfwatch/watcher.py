@@ -283,6 +283,7 @@ class Watcher:
             folders=snapshot.folders,
             oldest_wait_s=now_s - oldest_s,
             next_due_s=None if next_due_s is None else max(0.0, next_due_s - now_s),
+            unread=frozenset(snapshot.problems),
         )
 
     def _be_brisk(self, now_s: float, took_s: float, *, prolong: bool = True) -> None:

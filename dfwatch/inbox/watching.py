@@ -50,6 +50,7 @@ class ScanResult:
         scan_ms: Time the scan took.
         oldest_wait_s: Age of the oldest entry that is not complete; 0 when there is none.
         next_due_s: Seconds until the next quiet window ends if nothing changes; None when none runs.
+        unread: Folders and entries that could not be looked at.
         problem: Why the inbox could not be scanned; empty when it was.
     """
 
@@ -64,7 +65,14 @@ class ScanResult:
     scan_ms: float = 0.0
     oldest_wait_s: float = 0.0
     next_due_s: float | None = None
+    unread: frozenset[str] = frozenset()
     problem: str = ""
+
+    def may_hide(self, name: str) -> bool:
+        """Whether a file may be there though the scan did not show it."""
+        if self.problem or not self.unread.isdisjoint((".", name)):
+            return True
+        return any(name[:end] in self.unread for end, letter in enumerate(name) if letter == "/")
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,9 +126,9 @@ class Admission:
         self._more_ready = result.beyond_limit
         self._waiting = result.waiting
         self._oldest_wait_s = result.oldest_wait_s
-        if not result.problem and not self._watcher.health().problems:
-            self._obstacles.looked_through()
-            self._tidy_kept()
+        if not result.problem:
+            self._obstacles.looked_through(result.may_hide)
+            self._tidy_kept(result.may_hide)
 
     def take_in(self, settings: Settings, stopping: Callable[[], bool]) -> None:
         """Claim what there is room for; a disk that is full or fails is waited for, and said to be.
@@ -189,13 +189,13 @@ class Admission:
             self._kept = None
             self._storage_failed(error)
 
-    def _tidy_kept(self) -> None:
-        """Forget the kept files that a clean scan did not show and that are gone."""
+    def _tidy_kept(self, may_hide: Callable[[str], bool]) -> None:
+        """Forget the kept files that a scan would have shown, and that are gone."""
         now_s = time.monotonic()
         if not self._kept or now_s - self._kept_tidied_s < _TIDY_INTERVAL_S:
             return
         self._kept_tidied_s = now_s
-        unseen = [name for name in self._kept if name not in self._kept_seen]
+        unseen = [name for name in self._kept if name not in self._kept_seen and not may_hide(name)]
         try:
             self._root.check()
             inbox = os.stat(self._layout.inbox)

@@ -61,9 +61,13 @@ class Obstacles:
         obstacle.seen = True
         return self.clock() < obstacle.until_s
 
-    def looked_through(self) -> None:
-        """The whole inbox was seen: a file that ``hold`` was not asked about since it was last seen whole, is gone."""
-        self._by_name = {name: what for name, what in self._by_name.items() if what.seen}
+    def looked_through(self, may_hide: Callable[[str], bool]) -> None:
+        """The inbox was scanned: a file that ``hold`` was not asked about since the scan before, is gone.
+
+        Args:
+            may_hide: Says of a name whether a file may be there that the scan did not show.
+        """
+        self._by_name = {name: what for name, what in self._by_name.items() if what.seen or may_hide(name)}
         for what in self._by_name.values():
             what.seen = False
 

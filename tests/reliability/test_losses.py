@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from dfwatch.config import OutcomeSettings
+from dfwatch.inbox.walk import MAX_DEPTH
 from tests.reliability.world import World
 
 
@@ -64,6 +65,8 @@ def test_files_that_were_kept_and_are_gone_are_forgotten(worlds: Callable[..., W
     world = worlds(outcome=OutcomeSettings(real="keep"))
     for name in ("gone.mp4", "stays.mp4"):
         (world.inbox / name).write_text(f"real {name}")
+    # One that cannot be looked into hides nothing but what is in it.
+    (world.inbox / "/".join(["deep"] * MAX_DEPTH)).mkdir(parents=True)
     world.start()
     world.settle()
     assert set(world.kept()) == {"gone.mp4", "stays.mp4"}

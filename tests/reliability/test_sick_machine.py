@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from dfwatch.inbox.walk import MAX_DEPTH
 from tests.reliability.faults import ERRNOS, OPERATIONS
 from tests.reliability.served import below
 from tests.reliability.world import World
@@ -109,7 +110,9 @@ def test_a_file_that_can_be_read_but_not_hashed_is_tried_with_growing_pauses(wor
     world.faults.set()
 
 
-def test_a_file_that_cannot_be_claimed_and_is_taken_away_is_told_no_longer(world: World) -> None:
+@pytest.mark.parametrize("beside", ["", "/".join(["deep"] * MAX_DEPTH)], ids=["alone", "a folder that is not entered"])
+def test_a_file_that_cannot_be_claimed_and_is_taken_away_is_told_no_longer(world: World, beside: str) -> None:
+    (world.inbox / beside).mkdir(parents=True, exist_ok=True)
     world.start()
     world.wait_for(lambda: world.health().get("pid") == world.pid, "it is ready")
     world.faults.set("rename", number=errno.EACCES)

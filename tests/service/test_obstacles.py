@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dfwatch.errors import UnclaimableError
+from dfwatch.inbox.watching import ScanResult
 from dfwatch.jobs.obstacles import Obstacles
 
 DENIED = UnclaimableError("claiming", "clip.mp4", "Permission denied")
@@ -24,14 +25,15 @@ def test_pauses_grow_and_end_with_the_obstacle() -> None:
 
 def test_a_file_that_was_taken_away_is_forgotten_once_the_inbox_was_seen_without_it() -> None:
     obstacles = Obstacles()
-    for name in ("stays.mp4", "goes.mp4"):
+    for name in ("stays.mp4", "goes.mp4", "private/clip.mp4"):
         obstacles.met(name, DENIED)
+    scan = ScanResult(unread=frozenset({"private", "stays"}))
     # Met after the look that found it.
-    obstacles.looked_through()
-    assert obstacles.count == 2
+    obstacles.looked_through(scan.may_hide)
+    assert obstacles.count == 3
     obstacles.hold("stays.mp4")
-    obstacles.looked_through()
-    assert obstacles.told() == ("stays.mp4: Permission denied",)
+    obstacles.looked_through(scan.may_hide)
+    assert obstacles.told() == ("stays.mp4: Permission denied", "private/clip.mp4: Permission denied")
     assert obstacles.hold("stays.mp4")
 
 
