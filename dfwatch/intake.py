@@ -114,7 +114,7 @@ def claim(
     except OSError as exc:
         raise _unclaimable(dropped, exc) from exc
     try:
-        os.mkdir(job.folder)
+        _make_job_folder(layout, job.folder)
         crash_point("intake.folder_made")
         _write_note(job)
         crash_point("intake.note_written")
@@ -164,6 +164,17 @@ def _unclaimable(dropped: DroppedName, exc: OSError) -> StorageError:
     if exc.errno == errno.EXDEV:
         hint = "no folder of the inbox may be a mount of its own: files are renamed out of it"
     return UnclaimableError("claiming", dropped.shown, cause, hint=hint)
+
+
+def _make_job_folder(layout: Layout, folder: str) -> None:
+    try:
+        os.mkdir(folder)
+    except FileNotFoundError:
+        # Whoever tidies up empty folders takes work/ away while nothing is in work.
+        with suppress(FileExistsError):
+            os.mkdir(layout.work)
+        fsync_folder(layout.root)
+        os.mkdir(folder)
 
 
 def _move_in(path: str, source: str) -> None:

@@ -126,9 +126,10 @@ def test_folders_that_vanish_are_made_again(world: World) -> None:
     world.start()
     drop(world, "first.mp4", "real first")
     world.settle()
-    for name in ("results", "done", "failed", "quarantine"):
+    for name in ("results", "done", "failed", "quarantine", "work"):
         shutil.rmtree(world.root / name)
     drop(world, "second.mp4", "real second")
+    world.wait_for((world.root / "work").is_dir, "it is taken in")
     world.settle()
     assert world.put_away() == Counter(["real second"])
     assert len(world.sidecars()) == 1
