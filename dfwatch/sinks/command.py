@@ -6,11 +6,10 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
-import time
+import threading
 from contextlib import suppress
 from dataclasses import MISSING, dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, Self
 
 from dfwatch.config import SinkSettings, setting
 from dfwatch.document import encode
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
     from dfwatch.sinks import Message
 
 _TOLD_BYTES: Final = 400
-# What a program says beyond this is thrown away while it runs, all but what it says next.
-_MOST_KEPT_BYTES: Final = 1024 * 1024
-_LOOK_S: Final = 0.1
+_CHUNK_BYTES: Final = 64 * 1024
+# How long a program's last words may be on their way when it has ended; what it left behind may go on for ever.
+_LAST_WORDS_S: Final = 1.0
 # sysexits.h: the data were wrong, and will be so the next time.
 _EX_DATAERR: Final = 65
 # What a program needs to find its way; the service's other variables may hold secrets.
@@ -42,6 +41,8 @@ class CommandSettings(SinkSettings):
         """See ``SinkSettings``."""
         if not self.command or not self.command[0]:
             return [("command", "names no program", "[/usr/local/bin/tell-somebody, --quietly]")]
+        if "/" in self.command[0] and not os.path.isabs(self.command[0]):
+            return [("command", "names its program by a path that does not begin with '/'", "the whole path")]
         return []
 
 
@@ -67,17 +68,11 @@ class CommandSink(Sink):
             "DFWATCH_VERDICT": message.document["verdict"] or "",
             "DFWATCH_SIDECAR": message.sidecar,
         }
-        # Files, not pipes: a program that reads nothing or writes much can block nobody.
-        with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as told:
+        # In memory, so that no full disk is in the way; not a pipe, which somebody would have to fill.
+        with open(os.memfd_create("sidecar"), "w+b") as given:
             given.write(encode(message.document))
             given.seek(0)
-            status = self._run(given.fileno(), told.fileno(), environment)
-            if status == 0:
-                return
-            told.seek(max(0, told.seek(0, os.SEEK_END) - _TOLD_BYTES))
-            said = told.read(_TOLD_BYTES).replace(b"\0", b"").decode("utf-8", "replace").strip()
-        how = f"exit status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
-        raise self._error(f"{how}: {said}" if said else how, retryable=status != _EX_DATAERR)
+            self._run(given.fileno(), environment)
 
     def probe(self) -> str:
         """See ``Sink``. The program is found, not run: what it would do with a made-up outcome nobody knows."""
@@ -86,30 +81,70 @@ class CommandSink(Sink):
             raise self._error("there is no such program, or it may not be run")
         return f"{found} is there (it was not run)"
 
-    def _run(self, given: int, told: int, environment: dict[str, str]) -> int:
+    def _run(self, given: int, environment: dict[str, str]) -> None:
         try:
-            process = subprocess.Popen(
-                self._command,
-                stdin=given,
-                stdout=subprocess.DEVNULL,
-                stderr=told,
-                env=environment,
-                cwd="/",
-                start_new_session=True,
-            )
+            with _Told() as told:
+                process = subprocess.Popen(
+                    self._command,
+                    stdin=given,
+                    stdout=subprocess.DEVNULL,
+                    stderr=told.fd,
+                    env=environment,
+                    cwd="/",
+                    start_new_session=True,
+                )
         except (OSError, ValueError) as exc:
             raise self._error(exc) from exc
-        deadline_s = time.monotonic() + self._timeout_s
-        while (left_s := deadline_s - time.monotonic()) > 0:
-            with suppress(subprocess.TimeoutExpired):
-                return process.wait(min(_LOOK_S, left_s))
-            # The program goes on writing where it was: the file is as long as before, but takes up only what is new.
-            if os.fstat(told).st_blocks * 512 > _MOST_KEPT_BYTES:
-                os.ftruncate(told, 0)
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        raise self._error(f"it did not end within {self._timeout_s:g} s and was killed")
+        try:
+            status = process.wait(self._timeout_s)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise self._failed(f"it did not end within {self._timeout_s:g} s and was killed", told) from None
+        if status != 0:
+            how = f"exit status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
+            raise self._failed(how, told, retryable=status != _EX_DATAERR)
+
+    def _failed(self, how: str, told: _Told, *, retryable: bool = True) -> SinkError:
+        said = told.end()
+        return self._error(f"{how}: {said}" if said else how, retryable=retryable)
 
     def _error(self, cause: object, *, retryable: bool = True) -> SinkError:
         return SinkError("running", self._command[0], cause, retryable=retryable)
+
+
+class _Told:
+    """What a program says on its standard error, of which only the end is kept.
+
+    It is read for as long as anybody holds the other end: so neither the program nor what it leaves behind ever waits
+    for room, or is ended by a broken pipe. The ``with`` block is for handing that end, ``fd``, to the program.
+    """
+
+    def __init__(self) -> None:
+        self._end = b""
+        reading, self.fd = os.pipe()
+        # Begun ahead of the program: where there is no thread, none is started.
+        self._thread = threading.Thread(target=self._listen, args=(reading,), name="told", daemon=True)
+        try:
+            self._thread.start()
+        except BaseException:
+            os.close(reading)
+            os.close(self.fd)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        os.close(self.fd)
+
+    def end(self) -> str:
+        """The end of it, once the program has ended."""
+        self._thread.join(_LAST_WORDS_S)
+        return self._end.decode("utf-8", "replace").strip()
+
+    def _listen(self, reading: int) -> None:
+        with open(reading, "rb", buffering=0) as stream:
+            while part := stream.read(_CHUNK_BYTES):
+                self._end = (self._end + part)[-_TOLD_BYTES:]

@@ -11,8 +11,10 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -491,21 +493,43 @@ def test_there_is_no_shell(tmp_path: Path) -> None:
     assert not (tmp_path / "owned").exists()
 
 
-def test_program_that_never_stops_talking_fills_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[int] = []
-    truncate = os.ftruncate
-    monkeypatch.setattr(
-        os, "ftruncate", lambda fd, size: (kept.append(os.fstat(fd).st_blocks * 512), truncate(fd, size))
-    )
-    # Three megabytes at a time, with time between them to be looked at.
-    talk = (
-        "for i in 1 2 3 4 5; do head -c 3000000 /dev/zero | tr '\\0' x >&2; sleep 0.25; done; echo the end >&2; exit 1"
-    )
-    with pytest.raises(SinkError, match=r"the end$") as caught:
-        command(tmp_path, talk).deliver(message(1))
-    assert len(str(caught.value)) < 1000
-    assert len(kept) >= 2
-    assert max(kept) < 12_000_000
+def test_of_a_program_that_says_much_only_the_end_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes up no room, neither in memory nor on the disk, and the end is there however it came about."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    talk = "head -c 50000000 /dev/zero | tr '\\0' x >&2; sleep 0.3"
+    tracemalloc.start()
+    try:
+        with pytest.raises(SinkError, match=r"exit status 1: x{400}$"):
+            command(tmp_path, f"{talk}; exit 1").deliver(message(1))
+        with pytest.raises(SinkError, match=r"exit status 1: x{100,}the end$"):
+            command(tmp_path, f"{talk}; echo the end >&2; exit 1").deliver(message(1))
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_slow_program_is_killed_and_its_last_words_are_told(tmp_path: Path) -> None:
+    with pytest.raises(SinkError, match=r"did not end within 0.5 s and was killed: waiting for the desk$"):
+        command(tmp_path, "echo waiting for the desk >&2; sleep 60", timeout_s=0.5).deliver(message(1))
+
+
+def test_what_a_program_leaves_behind_may_go_on_talking(tmp_path: Path) -> None:
+    """It is neither waited for, nor ended by what it says, which is kept in no file."""
+    sink = command(tmp_path, f"(read x <{tmp_path}/go; echo late >&2; ls -l /proc/self/fd/2 >{tmp_path}/late) & exit 3")
+    os.mkfifo(tmp_path / "go")
+    with pytest.raises(SinkError, match=r"exit status 3$"):
+        sink.deliver(message(1))
+    (tmp_path / "go").write_text("x\n")
+    wait_until(lambda: (tmp_path / "late").exists() and (tmp_path / "late").read_text(), "what was left behind")
+    assert "-> pipe:" in (tmp_path / "late").read_text()
+
+
+def test_a_program_is_named_by_its_whole_path() -> None:
+    """The program is run in '/', where a relative path would mean something else than in ``sinks test``."""
+    ((name, _, _),) = CommandSettings(command=["tools/tell"]).problems()
+    assert name == "command"
+    for fine in ("tell", "/opt/tell"):
+        assert CommandSettings(command=[fine]).problems() == []
 
 
 def test_program_that_reads_nothing_and_says_much(tmp_path: Path) -> None:
