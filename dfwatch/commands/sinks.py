@@ -98,7 +98,7 @@ def _kinds(_arguments: argparse.Namespace) -> int:
     from dfwatch.sinks.registry import classes
 
     for name, kind in sorted(classes().items()):
-        print(f"{name:<12} {(kind.__doc__ or '').strip().splitlines()[0]}")
+        print(f"{name:<12} {(kind.__doc__ or '').strip().partition(chr(10))[0]}".rstrip())
     return Exit.OK
 
 

@@ -199,7 +199,7 @@ class _Worker:
             if not self._stopping.is_set():
                 self._tell("the outbox cannot be used", error)
             return _STORAGE_RETRY_S
-        except Exception as error:  # noqa: BLE001 - whatever it is, a sink without a thread would deliver nothing more
+        except BaseException as error:  # noqa: BLE001 - whatever it is, a sink without a thread would deliver nothing more
             return self._troubled("a sink cannot go on; it tries again", self._odd("serving", error))
 
     def _resume(self) -> None:
@@ -226,7 +226,7 @@ class _Worker:
             sink = self._built()
         except DfwatchError as error:
             return self._troubled("a sink cannot be made; its messages wait", error)
-        except Exception as error:  # noqa: BLE001 - somebody else's code
+        except BaseException as error:  # noqa: BLE001 - somebody else's code
             return self._troubled("a sink cannot be made; its messages wait", self._odd("making", error))
         entries = self._outbox.waiting(self.name, _BATCH)
         if not entries and state.failures:
@@ -263,7 +263,7 @@ class _Worker:
             return False
         except SinkError as error:
             return self._failed(entry, error)
-        except Exception as error:  # noqa: BLE001 - somebody else's code; one sink must not end the service
+        except BaseException as error:  # noqa: BLE001 - somebody else's code: SystemExit, asyncio.CancelledError …
             return self._failed(entry, self._odd("delivering to", error))
         self._insist(lambda: self._outbox.delivered(self.name, entry))
         self._pauses.done(entry)
@@ -277,7 +277,7 @@ class _Worker:
 
     def _close(self) -> None:
         # Whatever a sink's library thinks of being closed, the worker goes on, or ends.
-        with suppress(Exception):
+        with suppress(BaseException):
             if self._sink is not None:
                 self._sink.close()
 
@@ -315,7 +315,7 @@ class _Worker:
         # What the outbox says of the pause may be the very thing that cannot be read.
         return min(self._pauses.own_left_s, _LOOK_AGAIN_S)
 
-    def _odd(self, action: str, error: Exception) -> SinkError:
+    def _odd(self, action: str, error: BaseException) -> SinkError:
         """An exception that nobody foresaw, as one of ours: only its type, because its text may hold a secret."""
         kind = type(error).__name__
         if kind != self._told:
@@ -339,7 +339,7 @@ def _made(settings: SinkSettings) -> Sink | None:
         return build(settings)
     except (ConfigError, MissingExtraError):
         raise
-    except Exception:  # noqa: BLE001 - somebody else's code; one sink must not end the service
+    except (Exception, SystemExit):  # noqa: BLE001 - somebody else's code; one sink must not end the service
         return None
 
 

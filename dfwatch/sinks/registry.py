@@ -56,6 +56,8 @@ def classes() -> dict[str, type[Sink]]:
 
     import structlog  # noqa: PLC0415
 
+    from dfwatch.config import SinkSettings  # noqa: PLC0415
+
     log = structlog.get_logger(__name__)
     found: dict[str, type[Sink]] = {}
     for name, target in _OURS.items():
@@ -69,13 +71,17 @@ def classes() -> dict[str, type[Sink]]:
             continue
         try:
             loaded = point.load()
-        except Exception as error:  # noqa: BLE001 - somebody else's module may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - somebody else's module may raise anything
             log.warning("a package's sink cannot be loaded", sink=point.name, of=point.value, error=repr(error))
             continue
-        if isinstance(loaded, type) and issubclass(loaded, Sink):
-            found[point.name] = loaded
-        else:
+        if not isinstance(loaded, type) or not issubclass(loaded, Sink):
             log.warning("a package's sink is no dfwatch.sinks.Sink", sink=point.name, of=point.value)
+            continue
+        settings_type = getattr(loaded, "settings_type", None)
+        if not isinstance(settings_type, type) or not issubclass(settings_type, SinkSettings):
+            log.warning("a package's sink has no settings_type", sink=point.name, of=point.value)
+            continue
+        found[point.name] = loaded
     return found
 
 

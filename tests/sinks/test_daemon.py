@@ -404,6 +404,47 @@ def test_package_whose_sink_cannot_be_made_does_not_stop_the_service(
     assert daemon.stop() == 0
 
 
+@pytest.mark.parametrize(
+    ("module", "told"),
+    [
+        ("raise SystemExit('house_sinks needs another Python')", "cannot be loaded"),
+        (BULLETIN.replace("settings_type = BulletinSettings", ""), "no settings_type"),
+        (BULLETIN.replace("settings_type = BulletinSettings", "settings_type = dict"), "no settings_type"),
+    ],
+)
+def test_package_whose_sink_is_none_is_left_out(
+    module: str, told: str, package: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text("sinks: [{type: jsonl, path: a.jsonl}]\n")
+    environment = {**os.environ, "PYTHONPATH": f"{package(module)}{os.pathsep}{REPOSITORY}"}
+    for arguments in (["check-config", "--config", str(tmp_path / "config.yaml")], ["sinks", "kinds"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "dfwatch", *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == Exit.OK, done.stderr
+        assert told in done.stdout + done.stderr
+        assert "bulletin " not in done.stdout
+
+
+def test_sink_that_says_nothing_of_itself_is_listed(package: Callable[[str], Path]) -> None:
+    """As the example of docs/sinks.md, which has no docstring."""
+    module = BULLETIN.replace('"""Pins outcomes to a board."""', "")
+    done = subprocess.run(
+        [sys.executable, "-m", "dfwatch", "sinks", "kinds"],
+        env={**os.environ, "PYTHONPATH": f"{package(module)}{os.pathsep}{REPOSITORY}"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert "bulletin" in done.stdout.splitlines(), done.stderr
+
+
 def test_broken_package_does_not_stop_the_service(
     daemon: SinkDaemon,
     sink_file: dict[str, Any],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -367,6 +368,24 @@ def test_sink_that_breaks_its_word_is_only_failing(bench: Bench) -> None:
     assert "KeyError" in (bench.outbox.state("one").error or "")
     FakeSink.behave.clear()
     bench.taken("one", keys)
+
+
+@pytest.mark.parametrize("odd", [SystemExit, asyncio.CancelledError])
+def test_sink_whose_library_wants_to_end_everything_is_only_failing(bench: Bench, odd: type[BaseException]) -> None:
+    """These are no ``Exception``, and end a thread without a word."""
+
+    def end(_message: Message | None = None) -> None:
+        raise odd
+
+    FakeSink.behave["one"] = end
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(FakeSink, "close", end)
+        bench.start(FakeSettings(name="one"))
+        keys = bench.publish(range(2), "one")
+        wait_until(lambda: bench.outbox.state("one").failures > 1, "failures")
+        assert odd.__name__ in (bench.outbox.state("one").error or "")
+        FakeSink.behave.clear()
+        bench.taken("one", keys)
 
 
 def test_what_a_sinks_mistake_says_of_itself_is_repeated_nowhere(bench: Bench) -> None:
