@@ -114,6 +114,7 @@ class PostgresqlSink(Sink):
     def _execute(self, action: str, statement: str, values: Sequence[Any] | None = None) -> None:
         limit_s = self._settings.timeout_s
         deadline_s = time.monotonic() + limit_s
+        began = False
         try:
             first = self._connect()
             # Addresses that did not answer have cost time too; the one that did must have a chance.
@@ -121,9 +122,10 @@ class PostgresqlSink(Sink):
             with self._hanging_up.at(deadline_s):
                 for made in first:
                     self._connection.execute(made)
+                began = True
                 self._connection.execute(statement, values)
         except self._psycopg.Error as exc:
-            raise self._error(action, exc, late=time.monotonic() >= deadline_s) from exc
+            raise self._error(action, exc, late=time.monotonic() >= deadline_s, began=began) from exc
         if time.monotonic() >= deadline_s:
             # The answer was just in time; the connection was shut down all the same.
             self.close()
@@ -156,13 +158,14 @@ class PostgresqlSink(Sink):
         self._line = self._hanging_up.watch(self._connection.fileno())
         return self._create if settings.create_table else ()
 
-    def _error(self, action: str, exc: Any, *, late: bool) -> SinkError:  # noqa: ANN401 - psycopg's, an extra
+    def _error(self, action: str, exc: Any, *, late: bool, began: bool) -> SinkError:  # noqa: ANN401 - psycopg's, an extra
         self.close()
         if late:
             cause = f"it did not answer within {self._settings.timeout_s:g} s"
             return SinkError(f"{action} the table", self._settings.table, cause)
-        # Class 22 and 23 of SQLSTATE: this row is at fault, and will be the next time.
-        never = isinstance(exc, (self._psycopg.DataError, self._psycopg.IntegrityError))
+        # Class 22 and 23 of SQLSTATE: this row is at fault, and will be the next time. But where somebody else makes
+        # the table at the same moment, PostgreSQL says 23505 (unique_violation) of its own catalogue, before any row.
+        never = began and isinstance(exc, (self._psycopg.DataError, self._psycopg.IntegrityError))
         cause = " ".join(str(exc).split()) or type(exc).__name__
         return SinkError(f"{action} the table", self._settings.table, cause, retryable=not never)
 

@@ -20,7 +20,7 @@ from dfwatch.errors import SinkError
 from dfwatch.sinks.postgresql import PostgresqlSettings, PostgresqlSink
 from dfwatch.sinks.record import NAMES
 from dfwatch.sinks.sqlite import SqliteSettings, SqliteSink
-from dfwatch.sinks.testing import Destination, SinkContract, message, with_values
+from dfwatch.sinks.testing import Destination, SinkContract, message, wait_until, with_values
 from tests.sinks.folders import Removable
 from tests.sinks.servers import Postgresql
 
@@ -208,6 +208,32 @@ def test_table_made_by_others_is_used_and_its_constraints_set_aside_what_breaks_
     with pytest.raises(SinkError, match="sure") as caught:
         sink.deliver(message(2, confidence=0.4))
     assert not caught.value.retryable
+    sink.close()
+    assert len(postgresql.received()) == 1
+
+
+def test_table_that_somebody_else_makes_at_the_same_moment_costs_no_message(postgresql: PostgresqlDestination) -> None:
+    """CREATE TABLE IF NOT EXISTS waits for the other one, and then breaks a constraint of PostgreSQL's catalogue."""
+    import psycopg
+
+    errors: list[SinkError] = []
+    sink = PostgresqlSink(postgresql.settings)
+
+    def deliver() -> None:
+        with pytest.raises(SinkError, match="duplicate key") as caught:
+            sink.deliver(message(1))
+        errors.append(caught.value)
+
+    with psycopg.connect(f"{postgresql.server.conninfo} password={postgresql.server.password}") as other:
+        other.execute("CREATE TABLE dfwatch_outcomes (somebody text)")
+        thread = threading.Thread(target=deliver)
+        thread.start()
+        waits = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'dfwatch' AND wait_event_type = 'Lock'"
+        wait_until(lambda: postgresql.query(waits), "the sink waits for the other one")
+    thread.join(10.0)
+    assert [error.retryable for error in errors] == [True]
+    postgresql.query("DROP TABLE dfwatch_outcomes")
+    sink.deliver(message(1))
     sink.close()
     assert len(postgresql.received()) == 1
 
