@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dfwatch.sinks import Message
 
 _PLACES = ("{verdict}", "{status}")
+# MQTT 5.0, 2.1 and 3.3: packet type, length, the topic's length and the packet's identifier.
+_MOST_HEADER_BYTES = 1 + 4 + 2 + 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +73,8 @@ class MqttSink(Sink):
         self._answers: dict[int, Any] = {}
         self._answered = threading.Condition()
         self._lost = ""
+        # The largest packet that the broker takes; None where it does not say.
+        self._most_bytes: int | None = None
 
     def deliver(self, message: Message) -> None:
         """See ``Sink``."""
@@ -82,10 +86,16 @@ class MqttSink(Sink):
         topic = self._settings.topic
         for place, value in zip(_PLACES, (message.document["verdict"], message.document["status"]), strict=True):
             topic = topic.replace(place, value or "none")
+        body = encode(message.document, indent=None)
+        size = _MOST_HEADER_BYTES + len(topic.encode("utf-8")) + len(properties.pack()) + len(body)
+        if self._most_bytes is not None and size > self._most_bytes:
+            # It would hang up, at each try, and hold up what comes behind.
+            cause = f"the outcome has {size} bytes, and the broker takes no packet of more than {self._most_bytes}"
+            raise SinkError("publishing to", self._shown, cause, hint="raise the broker's limit", retryable=False)
         try:
             sent = client.publish(
                 topic,
-                encode(message.document, indent=None),
+                body,
                 qos=1,
                 retain=self._settings.retain,
                 properties=properties,
@@ -134,8 +144,9 @@ class MqttSink(Sink):
         client.connect_timeout = settings.timeout_s
         connected: list[Any] = []
 
-        def on_connect(_client: Any, _data: object, _flags: object, reason: Any, _properties: object) -> None:  # noqa: ANN401
+        def on_connect(_client: Any, _data: object, _flags: object, reason: Any, properties: Any) -> None:  # noqa: ANN401
             with self._answered:
+                self._most_bytes = getattr(properties, "MaximumPacketSize", None)
                 connected.append(reason)
                 self._answered.notify_all()
 

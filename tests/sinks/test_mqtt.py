@@ -120,6 +120,39 @@ def test_topic_that_is_not_allowed(broker: Broker) -> None:
     sink.close()
 
 
+def test_outcome_that_is_too_large_for_the_broker_holds_up_nobody(broker: Broker) -> None:
+    """It would be hung up on at each try, for three days, with all others behind it."""
+    conf = broker.server.folder / "conf"
+    conf.write_text(f"{conf.read_text()}max_packet_size 8000\n")
+    broker.stop()
+    broker.start()
+    sink = MqttSink(broker.settings)
+    with pytest.raises(SinkError, match="takes no packet of more than 8000") as caught:
+        sink.deliver(message(1, name="x" * 8000))
+    assert not caught.value.retryable
+    sink.deliver(message(2))
+    wait_until(lambda: broker.messages, "the one behind it")
+    sink.close()
+
+
+def test_only_what_the_broker_would_hang_up_on_is_too_large(broker: Broker) -> None:
+    """The lengths below the first one that is refused go through, to the last byte."""
+    conf = broker.server.folder / "conf"
+    conf.write_text(f"{conf.read_text()}max_packet_size 4000\n")
+    broker.stop()
+    broker.start()
+    sink = MqttSink(broker.settings)
+    errors: list[SinkError] = []
+    for length in range(1000, 3000):
+        try:
+            sink.deliver(message(1, name="x" * length))
+        except SinkError as error:
+            errors.append(error)
+            break
+    sink.close()
+    assert [error.retryable for error in errors] == [False]
+
+
 def test_retained_outcome_waits_for_new_subscribers(broker: Broker) -> None:
     sink = MqttSink(with_values(broker.settings, retain=True, topic="news/last"))  # type: ignore[arg-type]
     sink.deliver(message(1))
