@@ -102,7 +102,7 @@ def test_the_digest_follows_every_setting(tmp_path: Path) -> None:
     [
         ("efficientnet_lite0_dfdc", "efficientnet_lite0.yaml"),
         ("efficientnet_lite2_dfdc", "efficientnet_lite2_cpu.yaml"),
-        ("resnext50_32x4d_dfdc", "resnext50_32x4d_cpu_finish.yaml"),
+        ("resnext50_32x4d_dfdc", "resnext50_32x4d_cpu_large.yaml"),
     ],
 )
 def test_the_digest_of_the_shipped_weights_recipe_stays(bundle: str, recipe: str) -> None:
