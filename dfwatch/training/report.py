@@ -65,7 +65,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
     def plain(summary: Summary) -> dict[str, Any]:
         figures = {
-            name: [round(number, 4) for number in (item.value, item.low, item.high) if not math.isnan(number)]
+            name: [round(number, 6) for number in (item.value, item.low, item.high) if not math.isnan(number)]
             for name, item in summary.figures.items()
         }
         counts = {"reals": summary.reals, "fakes": summary.fakes, "groups": summary.groups}
