@@ -25,14 +25,18 @@ class RootLock:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as exc:
             raise StorageError("making the lock", path, exc.strerror or exc, hint="check permissions") from exc
+        root = os.path.dirname(os.path.dirname(path))
+        self._root_fd: int | None = None
         try:
+            # Whoever removes state/ under a running daemon must not be able to start a second one.
+            self._root_fd = _locked_folder(root)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:
             holder = holder_of(path)
-            os.close(self._fd)
+            self.release()
             raise RootLockedError(
                 "taking",
-                os.path.dirname(os.path.dirname(path)),
+                root,
                 f"another dfwatch daemon runs on it{f' (pid {holder})' if holder else ''}",
                 hint="stop that one, or give this one another root",
             ) from exc
@@ -44,6 +48,28 @@ class RootLock:
     def release(self) -> None:
         """Let go of the root."""
         os.close(self._fd)
+        if self._root_fd is not None:
+            os.close(self._root_fd)
+
+
+def _locked_folder(path: str) -> int | None:
+    """A descriptor that holds a folder; None where folders cannot be locked (NFS), or this one not be read.
+
+    Raises:
+        BlockingIOError: Another process holds it.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(fd)
+        if isinstance(exc, BlockingIOError):
+            raise
+        return None
+    return fd
 
 
 def holder_of(path: str) -> int | None:

@@ -153,9 +153,12 @@ def test_a_lost_device_ends_the_service_and_blames_no_file(daemon: Daemon) -> No
     assert (job.state, job.attempts) == ("queued", 0)
 
 
-def test_a_second_daemon_is_refused_with_the_first_ones_pid(daemon: Daemon) -> None:
+@pytest.mark.parametrize("reset", [False, True], ids=["", "whose state was removed"])
+def test_a_second_daemon_is_refused_with_the_first_ones_pid(daemon: Daemon, *, reset: bool) -> None:
     daemon.start()
     assert daemon.process is not None
+    if reset:
+        shutil.rmtree(daemon.root / "state")
     second = subprocess.run(
         [sys.executable, "-m", "tests.service.scripted", str(daemon.config)],
         cwd=REPOSITORY,
@@ -165,7 +168,8 @@ def test_a_second_daemon_is_refused_with_the_first_ones_pid(daemon: Daemon) -> N
         check=False,
     )
     assert second.returncode != 0
-    assert f"pid {daemon.process.pid}" in second.stderr
+    assert "another dfwatch daemon runs on it" in second.stderr
+    assert reset or f"pid {daemon.process.pid}" in second.stderr
     daemon.drop("clip.mp4", "fake")
     daemon.settle(1)
 
