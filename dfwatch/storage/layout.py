@@ -71,7 +71,7 @@ class Layout:
                 os.makedirs(path, exist_ok=True)
                 device = os.stat(path).st_dev
                 root_device = os.stat(self.root).st_dev
-                apart = name in _WAY_OF_A_FILE and mount_id(path) != mount_id(self.root)
+                apart = name in _WAY_OF_A_FILE and len({mount_id(path), mount_id(self.root)} - {""}) > 1
             except OSError as exc:
                 raise StorageError(
                     "making the folder", path, exc.strerror or exc, hint="check the path and its permissions"
