@@ -7,15 +7,18 @@ below TLS, and are shut down when time is up: whoever waits for them meets their
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_LOOK_AGAIN_S: Final = 0.05
 
 
 class HangingUp:
@@ -23,6 +26,13 @@ class HangingUp:
 
     def __init__(self) -> None:
         self._lines: set[socket.socket] = set()
+        self._deadline_s = math.inf
+        self._least_s = 0.0
+
+    @property
+    def late(self) -> bool:
+        """Whether the time of the last ``at`` is up."""
+        return time.monotonic() >= self._deadline_s
 
     def watch(self, fd: int) -> socket.socket:
         """Watch over the connection that ``fd`` belongs to, through a descriptor of its own; returns that.
@@ -30,6 +40,7 @@ class HangingUp:
         Whoever closes the connection hands it to ``forget``, or the other end would not hear of it.
         """
         line = socket.socket(fileno=os.dup(fd))
+        self._deadline_s = max(self._deadline_s, time.monotonic() + self._least_s)
         self._lines.add(line)
         return line
 
@@ -50,6 +61,8 @@ class HangingUp:
             def _new_conn(self) -> socket.socket:
                 opened: socket.socket = super()._new_conn()
                 self.line = watch(opened.fileno())
+                # What is left of the limit for connecting is none for TLS, or for sending.
+                opened.settimeout(None)
                 return opened
 
             def close(self) -> None:
@@ -62,16 +75,29 @@ class HangingUp:
         return pool
 
     @contextmanager
-    def at(self, deadline_s: float) -> Iterator[None]:
-        """Shut all connections down if the block still runs when the monotonic clock shows ``deadline_s``."""
-        timer = threading.Timer(max(0.0, deadline_s - time.monotonic()), self._shut_down)
-        timer.daemon = True
-        timer.start()
+    def at(self, deadline_s: float, *, least_s: float = 0.0) -> Iterator[None]:
+        """Shut all connections down if the block still runs when the monotonic clock shows ``deadline_s``.
+
+        Args:
+            deadline_s: When time is up.
+            least_s: What a connection that is made within the block has at any rate: other addresses of its host, which
+                did not answer, may have used the time up.
+        """
+        self._deadline_s, self._least_s = deadline_s, least_s
+        ended = threading.Event()
+        thread = threading.Thread(target=self._mind, args=(ended,), name="hanging-up", daemon=True)
+        thread.start()
         try:
             yield
         finally:
-            timer.cancel()
-            timer.join()
+            ended.set()
+            thread.join()
+
+    def _mind(self, ended: threading.Event) -> None:
+        # Time that is up may be put off again, by a connection that was not there yet.
+        while not ended.wait(max(_LOOK_AGAIN_S, self._deadline_s - time.monotonic())):
+            if self.late:
+                self._shut_down()
 
     def _shut_down(self) -> None:
         for line in list(self._lines):

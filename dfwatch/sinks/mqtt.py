@@ -79,7 +79,9 @@ class MqttSink(Sink):
     def deliver(self, message: Message) -> None:
         """See ``Sink``."""
         deadline_s = time.monotonic() + self._settings.timeout_s
-        client = self._connect(deadline_s)
+        client = self._connect()
+        # Addresses that did not answer have cost time too; the one that did must have a chance.
+        deadline_s = max(deadline_s, time.monotonic() + self._settings.timeout_s / 2)
         properties = self._properties.Properties(self._packets.PacketTypes.PUBLISH)
         properties.ContentType = "application/json"
         properties.UserProperty = ("key", message.key)
@@ -110,7 +112,7 @@ class MqttSink(Sink):
 
     def probe(self) -> str:
         """See ``Sink``. Nothing is published."""
-        self._connect(time.monotonic() + self._settings.timeout_s)
+        self._connect()
         return f"connected to {self._shown}; nothing was published"
 
     def close(self) -> None:
@@ -120,6 +122,8 @@ class MqttSink(Sink):
             with suppress(OSError, ValueError):
                 client.disconnect()
             client.loop_stop()
+            # They refer to the client, which closes its last sockets when nobody does any more.
+            client.on_connect = client.on_publish = client.on_disconnect = None
         self._answers.clear()
 
     @property
@@ -130,7 +134,7 @@ class MqttSink(Sink):
     def _shown(self) -> str:
         return f"{self._settings.host}:{self._port}"
 
-    def _connect(self, deadline_s: float) -> Any:  # noqa: ANN401 - paho's, which need not be installed
+    def _connect(self) -> Any:  # noqa: ANN401 - paho's, which need not be installed
         if self._client is not None and not self._lost:
             return self._client
         self.close()
@@ -141,7 +145,9 @@ class MqttSink(Sink):
             protocol=self._paho.MQTTv5,
             reconnect_on_failure=False,
         )
-        client.connect_timeout = settings.timeout_s
+        # For each address of the host, and again for its TLS and its answer.
+        limit_s = settings.timeout_s / 2
+        client.connect_timeout = limit_s
         connected: list[Any] = []
 
         def on_connect(_client: Any, _data: object, _flags: object, reason: Any, properties: Any) -> None:  # noqa: ANN401
@@ -174,7 +180,7 @@ class MqttSink(Sink):
         except (OSError, ValueError) as exc:
             raise self._error("connecting to", exc) from exc
         with self._answered:
-            self._answered.wait_for(lambda: connected or self._lost, max(0.0, deadline_s - time.monotonic()))
+            self._answered.wait_for(lambda: connected or self._lost, limit_s)
         if not connected:
             raise self._error("connecting to", self._lost or "it does not answer")
         if connected[0].is_failure:

@@ -184,19 +184,19 @@ class WebhookSink(Sink):
         }
 
     def _post(self, request: _Request) -> int:
-        deadline_s = time.monotonic() + self._settings.timeout_s
+        limit_s = self._settings.timeout_s
         # A redirect may lead to another address each time: only the connection to the URL itself is kept.
-        with self._hanging_up.at(deadline_s), ExitStack() as passing:
-            return self._exchange(request, deadline_s, passing)
+        with self._hanging_up.at(time.monotonic() + limit_s, least_s=limit_s / 2), ExitStack() as passing:
+            return self._exchange(request, passing)
 
-    def _exchange(self, request: _Request, deadline_s: float, passing: ExitStack) -> int:
+    def _exchange(self, request: _Request, passing: ExitStack) -> int:
         url = self._settings.url
         if self._pool is None:
             self._pool = self._new_pool(url)
         pool = self._pool
         for _ in range(_MOST_REDIRECTS + 1):
-            response = self._once(url, pool, request, deadline_s)
-            said = self._rest_of(response, deadline_s)
+            response = self._once(url, pool, request)
+            said = self._rest_of(response)
             status = int(response.status)
             if status not in _REDIRECTS or "location" not in response.headers:
                 self._judge(response, said)
@@ -207,11 +207,12 @@ class WebhookSink(Sink):
             url = target
         raise self._error(f"it redirected more than {_MOST_REDIRECTS} times")
 
-    def _once(self, url: str, pool: Any, request: _Request, deadline_s: float) -> Any:  # noqa: ANN401 - urllib3's
+    def _once(self, url: str, pool: Any, request: _Request) -> Any:  # noqa: ANN401 - urllib3's
         parts = urlsplit(url)
         headers = {**request.headers, "host": parts.netloc.rpartition("@")[2]}
         if (parts.scheme, parts.netloc) == urlsplit(self._settings.url)[:2]:
             headers |= request.authorization
+        limit_s = self._settings.timeout_s
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         try:
             response = pool.urlopen(
@@ -222,11 +223,12 @@ class WebhookSink(Sink):
                 redirect=False,
                 retries=False,
                 preload_content=False,
-                timeout=self._urllib3.Timeout(total=max(0.1, deadline_s - time.monotonic())),
+                # For each address of the host, and for each wait for an answer; ``_hanging_up`` minds the whole.
+                timeout=self._urllib3.Timeout(connect=limit_s / 2, read=limit_s),
             )
         except self._urllib3.exceptions.HTTPError as exc:
-            raise self._too_late() if time.monotonic() >= deadline_s else self._error(_reason(exc)) from exc
-        if time.monotonic() >= deadline_s:
+            raise self._too_late() if self._hanging_up.late else self._error(_reason(exc)) from exc
+        if self._hanging_up.late:
             # The rest of its headers was cut off; half an answer is none.
             response.close()
             raise self._too_late()
@@ -275,14 +277,14 @@ class WebhookSink(Sink):
             )
         return target, addresses[0]
 
-    def _rest_of(self, response: Any, deadline_s: float) -> str:  # noqa: ANN401 - urllib3's
+    def _rest_of(self, response: Any) -> str:  # noqa: ANN401 - urllib3's
         """The begin of the answer's body. The connection is fit for another request afterwards, or closed.
 
         Whatever follows a status, nobody is waited for beyond the time limit, nor kept in memory: the status decides.
         """
         begin, size = b"", 0
         with suppress(self._urllib3.exceptions.HTTPError, OSError):
-            while size <= _MOST_ANSWER_BYTES and time.monotonic() < deadline_s:
+            while size <= _MOST_ANSWER_BYTES and not self._hanging_up.late:
                 part = response.read1(8192, decode_content=False)
                 if not part:
                     response.release_conn()

@@ -5,14 +5,43 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import socket
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests import programs
 from tests.servers import DEADLINE_S, Server
 from tests.sinks.receiver import Received, kept_in
+
+
+@contextmanager
+def black_hole_first(monkeypatch: pytest.MonkeyPatch, port: int) -> Iterator[None]:
+    """``localhost`` has two addresses: at the first nothing answers, as with a broken IPv6; the second is 127.0.0.1."""
+    real = socket.getaddrinfo
+
+    def known(host: Any, asked: Any, *rest: Any, **more: Any) -> Any:
+        if host != "localhost":
+            return real(host, asked, *rest, **more)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in ("127.0.0.2", "127.0.0.1")]
+
+    monkeypatch.setattr(socket, "getaddrinfo", known)
+    with ExitStack() as opened:
+        # Where nobody accepts and the line is full, Linux leaves further attempts without an answer.
+        listener = opened.enter_context(socket.socket())
+        listener.bind(("127.0.0.2", port))
+        listener.listen(0)
+        for _ in range(4):
+            caller = opened.enter_context(socket.socket())
+            caller.setblocking(False)
+            with suppress(BlockingIOError):
+                caller.connect(("127.0.0.2", port))
+        yield
 
 
 class Postgresql(Server):

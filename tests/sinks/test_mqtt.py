@@ -13,7 +13,7 @@ import pytest
 from dfwatch.errors import SinkError
 from dfwatch.sinks.mqtt import MqttSettings, MqttSink
 from dfwatch.sinks.testing import Destination, SinkContract, message, wait_until, with_values
-from tests.sinks.servers import Mosquitto
+from tests.sinks.servers import Mosquitto, black_hole_first
 
 paho = pytest.importorskip("paho.mqtt.client")
 
@@ -52,6 +52,8 @@ class Broker(Destination):
     def unsubscribe(self) -> None:
         self.client.disconnect()
         self.client.loop_stop()
+        # It refers to this one, and closes its last sockets when nobody refers to it.
+        self.client = None
 
     @property
     def settings(self) -> MqttSettings:
@@ -118,6 +120,16 @@ def test_topic_that_is_not_allowed(broker: Broker) -> None:
         sink.deliver(message(1))
     assert caught.value.retryable
     sink.close()
+
+
+def test_broker_with_an_address_that_does_not_answer_is_reached_at_the_next(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with black_hole_first(monkeypatch, broker.server.port):
+        sink = MqttSink(with_values(broker.settings, host="localhost", timeout_s=2.0))  # type: ignore[arg-type]
+        sink.deliver(message(1))
+        wait_until(lambda: broker.messages, "the outcome")
+        sink.close()
 
 
 def test_outcome_that_is_too_large_for_the_broker_holds_up_nobody(broker: Broker) -> None:

@@ -21,7 +21,7 @@ from dfwatch.sinks import webhook
 from dfwatch.sinks.testing import Destination, SinkContract, message, wait_until, with_values
 from dfwatch.sinks.webhook import EVENT_TYPE, TEST_TYPE, WebhookSettings, WebhookSink, retry_after_s
 from tests.sinks.receiver import Answer, Handler, Received, Receiver
-from tests.sinks.servers import ReceiverProcess
+from tests.sinks.servers import ReceiverProcess, black_hole_first
 
 trustme = pytest.importorskip("trustme")
 standardwebhooks = pytest.importorskip("standardwebhooks")
@@ -371,6 +371,17 @@ def test_slow_server_is_given_up(hook: Hook) -> None:
         sink.deliver(message(1))
     assert time.monotonic() - began_s < 1.5
     sink.close()
+
+
+def test_server_with_an_address_that_does_not_answer_is_reached_at_the_next(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once: that waiting for the first address took time does not make an answer of the second one come too late."""
+    with black_hole_first(monkeypatch, hook.server.port):
+        sink = WebhookSink(with_values(hook.settings, timeout_s=2.0))  # type: ignore[arg-type]
+        sink.deliver(message(1))
+        sink.close()
+    assert [event["job_id"] for event in hook.received()] == [message(1).key]
 
 
 @pytest.mark.parametrize("encrypted", [True, False], ids=["handshake", "headers"])
