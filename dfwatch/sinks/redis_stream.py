@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import MISSING, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -43,6 +44,10 @@ class RedisSettings(SinkSettings):
             found.append(("url", wrong, "rediss://redis.example.org:6379/0"))
         elif _holds_a_password(self.url):
             found.append(("url", "holds a user name or a password", "use 'user' and 'password'"))
+        elif not _names_a_database(self.url):
+            found.append(("url", "has a database that is not a number", "rediss://redis.example.org:6379/0"))
+        elif self.ca_file and not self.url.startswith("rediss:"):
+            found.append(("ca_file", "is of no use without TLS", "rediss://redis.example.org:6379/0"))
         if self.password and complaint(self.password):
             found.append(("password", complaint(self.password), FORMS))
         return found
@@ -119,3 +124,9 @@ class RedisSink(Sink):
 def _holds_a_password(url: str) -> bool:
     parts = urlsplit(url)
     return bool(parts.username or parts.password or "password" in parts.query)
+
+
+def _names_a_database(url: str) -> bool:
+    """Whether the path is a database's number or nothing; redis-py takes whatever else it is for number 0."""
+    parts = urlsplit(url)
+    return parts.scheme == "unix" or re.fullmatch(r"/?[0-9]*", parts.path) is not None

@@ -101,6 +101,8 @@ def test_wrong_password_and_key_of_another_kind(stream: Stream) -> None:
         ({"url": "redis://a b/0"}, "url"),
         ({"url": "redis://:hunter2@x:1/0"}, "url"),
         ({"url": "redis://x:1/0?password=hunter2"}, "url"),
+        ({"url": "redis://x:1/outcomes"}, "url"),
+        ({"url": "redis://x:1/0", "ca_file": "/etc/ssl/ca.pem"}, "ca_file"),
         ({"password": "hunter2"}, "password"),
     ],
 )
