@@ -139,20 +139,23 @@ class PostgresqlSink(Sink):
         limit_s = settings.timeout_s
         # What the server can say itself, it shall say before it is hung up on.
         wait_ms = int(limit_s * 900)
+        limits = f"-c statement_timeout={wait_ms} -c lock_timeout={wait_ms}"
+        told = self._psycopg.conninfo.conninfo_to_dict(settings.conninfo).get("options") or ""
         secret = {"password": read_secret(settings.password)} if settings.password else {}
         self._connection = self._psycopg.connect(
             settings.conninfo,
             autocommit=True,
             # For each address of the host; psycopg takes no less than two seconds.
             connect_timeout=max(2, int(limit_s / 2)),
-            application_name="dfwatch",
+            fallback_application_name="dfwatch",
             # A server that vanished without a word is noticed by the kernel, a statement that waits by the server.
             tcp_user_timeout=int(limit_s * 1000),
             keepalives=1,
             keepalives_idle=max(1, int(limit_s)),
             keepalives_interval=max(1, int(limit_s / 3)),
             keepalives_count=3,
-            options=f"-c statement_timeout={wait_ms} -c lock_timeout={wait_ms}",
+            # Of two that set the same, the later one counts.
+            options=f"{told} {limits}".strip(),
             **secret,
         )
         self._line = self._hanging_up.watch(self._connection.fileno())

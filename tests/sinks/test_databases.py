@@ -238,6 +238,25 @@ def test_table_that_somebody_else_makes_at_the_same_moment_costs_no_message(post
     assert len(postgresql.received()) == 1
 
 
+def test_what_the_connection_string_says_is_kept(postgresql: PostgresqlDestination) -> None:
+    """Its options come on top of the limits, and its name stands in place of ours."""
+    sink = PostgresqlSink(postgresql.settings)
+    sink.deliver(message(1))
+    sink.close()
+    told = ("application_name", "DateStyle", "statement_timeout")
+    columns = ", ".join(f"current_setting('{name}') AS {name}" for name in told)
+    body = f"BEGIN CREATE TABLE noted AS SELECT {columns}; RETURN NEW; END"
+    postgresql.query(f"CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $${body}$$")
+    postgresql.query("CREATE TRIGGER noting BEFORE INSERT ON dfwatch_outcomes FOR EACH ROW EXECUTE FUNCTION note()")
+    conninfo = f"{postgresql.server.conninfo} application_name=desk options='-c DateStyle=German'"
+    sink = PostgresqlSink(with_values(postgresql.settings, conninfo=conninfo))  # type: ignore[arg-type]
+    sink.deliver(message(2))
+    sink.close()
+    (noted,) = postgresql.query("SELECT * FROM noted")
+    postgresql.query("DROP TABLE noted; DROP FUNCTION note() CASCADE")
+    assert tuple(noted.values()) == ("desk", "German, DMY", "9s")
+
+
 def test_missing_table_is_retryable(postgresql: PostgresqlDestination) -> None:
     sink = PostgresqlSink(with_values(postgresql.settings, create_table=False))  # type: ignore[arg-type]
     with pytest.raises(SinkError, match="does not exist") as caught:
