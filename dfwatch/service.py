@@ -237,11 +237,20 @@ class Service:
     def _tend(self, retention: Retention, root: RootGuard) -> None:
         try:
             root.check()
+            journal_lost = root.journal_lost()
+            # The root may have gone in between, and everything with it.
+            root.check()
         except StorageError as error:
             if root.replaced():
                 # The start knows how to begin with what it finds.
                 self.failed(error)
         else:
+            if journal_lost:
+                # Nobody would find what is noted there, and it would be gone with this process.
+                cause = "it was removed or replaced while the service runs"
+                hint = "the next start builds a new one from the folders"
+                self.failed(StorageError("using the journal", self._layout.journal, cause, hint=hint))
+                return
             retention.tend(self._settings.retention)
 
     def _reload(self, pipeline: Pipeline, watcher: Watcher) -> None:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class RootGuard:
-    """Knows the root by its device and inode.
+    """Knows the root, and the journal in it, by device and inode.
 
     Args:
-        layout: The service's folders, which are there.
+        layout: The service's folders, which are there, as is the journal.
 
     Raises:
         StorageError: The root cannot be looked at.
@@ -29,6 +29,7 @@ class RootGuard:
         self._layout = layout
         try:
             self._identity = _identity(layout.root)
+            self._journal = _identity(layout.journal) if os.path.exists(layout.journal) else None
         except OSError as exc:
             raise StorageError("looking at the root", layout.root, exc.strerror or exc, hint="check the disk") from exc
 
@@ -45,6 +46,15 @@ class RootGuard:
         except OSError as exc:
             cause = f"the root is gone: {exc.strerror or exc}"
         raise StorageError("using the root", self._layout.root, cause, hint="mount it, or put it back")
+
+    def journal_lost(self) -> bool:
+        """Whether another journal lies there, or none: what is written into the open one is seen by nobody."""
+        try:
+            return self._journal is not None and _identity(self._layout.journal) != self._journal
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
 
     def replaced(self) -> bool:
         """Whether another service's root lies there: this one was mounted anew as another device, or restored."""

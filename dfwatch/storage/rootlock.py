@@ -28,7 +28,7 @@ class RootLock:
         root = os.path.dirname(os.path.dirname(path))
         self._root_fd: int | None = None
         try:
-            # Whoever removes state/ under a running daemon must not be able to start a second one.
+            # Whoever removes the lock under a running daemon must not be able to start a second one.
             self._root_fd = _locked_folder(root)
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as exc:

@@ -153,12 +153,12 @@ def test_a_lost_device_ends_the_service_and_blames_no_file(daemon: Daemon) -> No
     assert (job.state, job.attempts) == ("queued", 0)
 
 
-@pytest.mark.parametrize("reset", [False, True], ids=["", "whose state was removed"])
-def test_a_second_daemon_is_refused_with_the_first_ones_pid(daemon: Daemon, *, reset: bool) -> None:
+@pytest.mark.parametrize("unlocked", [False, True], ids=["", "whose lock was removed"])
+def test_a_second_daemon_is_refused_with_the_first_ones_pid(daemon: Daemon, *, unlocked: bool) -> None:
     daemon.start()
     assert daemon.process is not None
-    if reset:
-        shutil.rmtree(daemon.root / "state")
+    if unlocked:
+        (daemon.root / "state" / "daemon.lock").unlink()
     second = subprocess.run(
         [sys.executable, "-m", "tests.service.scripted", str(daemon.config)],
         cwd=REPOSITORY,
@@ -169,7 +169,7 @@ def test_a_second_daemon_is_refused_with_the_first_ones_pid(daemon: Daemon, *, r
     )
     assert second.returncode != 0
     assert "another dfwatch daemon runs on it" in second.stderr
-    assert reset or f"pid {daemon.process.pid}" in second.stderr
+    assert unlocked or f"pid {daemon.process.pid}" in second.stderr
     daemon.drop("clip.mp4", "fake")
     daemon.settle(1)
 
@@ -217,6 +217,26 @@ def test_a_damaged_journal_is_set_aside(daemon: Daemon) -> None:
     daemon.start()
     assert daemon.sidecar("clip.mp4")["verdict"] == "FAKE"
     assert list((daemon.root / "state").glob("*.damaged-*"))
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_journal_that_is_taken_away_while_it_runs_is_begun_anew(daemon: Daemon, *, replaced: bool) -> None:
+    """What the service writes into the one that it has open would be seen by nobody, and end with it."""
+    daemon.start()
+    daemon.drop("clip.mp4", "nonsense")
+    daemon.settle(1)
+    state = daemon.root / "state"
+    if replaced:
+        shutil.copy(state / "journal.sqlite3", daemon.folder)
+        os.replace(daemon.folder / "journal.sqlite3", state / "journal.sqlite3")
+    else:
+        shutil.rmtree(state)
+    assert daemon.wait_until_dead() != 0
+    assert "removed or replaced" in daemon.log.read_text()
+    daemon.start()
+    daemon.drop("other.mp4", "more nonsense")
+    daemon.settle(2)
+    assert main(["retry", "--failed", "--config", str(daemon.config)]) == Exit.OK
 
 
 def test_reload_takes_a_good_file_and_survives_a_bad_one(daemon: Daemon) -> None:
