@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 
 from dfwatch.errors import RootLockedError, StorageError
+from dfwatch.storage.folderlock import lock_folder
 
 
 class RootLock:
@@ -53,7 +54,7 @@ class RootLock:
 
 
 def _locked_folder(path: str) -> int | None:
-    """A descriptor that holds a folder; None where folders cannot be locked (NFS), or this one not be read.
+    """A descriptor that holds a folder; None where it may not be read.
 
     Raises:
         BlockingIOError: Another process holds it.
@@ -63,12 +64,10 @@ def _locked_folder(path: str) -> int | None:
     except OSError:
         return None
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
+        lock_folder(fd)
+    except BlockingIOError:
         os.close(fd)
-        if isinstance(exc, BlockingIOError):
-            raise
-        return None
+        raise
     return fd
 
 

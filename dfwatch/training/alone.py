@@ -1,13 +1,13 @@
-"""One command at a time for one folder, by a lock that the kernel lets go of when its holder dies, however it dies."""
+"""One command at a time for one folder."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from typing import TYPE_CHECKING
 
 from dfwatch.errors import TrainingError
+from dfwatch.storage.folderlock import lock_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,14 +26,12 @@ def alone_in(folder: str) -> Iterator[None]:
     except OSError as error:
         raise TrainingError("opening the folder", folder, error.strerror or error) from error
     try:
-        # Some network file systems lock no folders: there nobody is kept out.
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise TrainingError(
-                    "working in", folder, "another command is at work in it", hint="wait for it, or use another folder"
-                ) from error
+        try:
+            lock_folder(fd)
+        except BlockingIOError as error:
+            raise TrainingError(
+                "working in", folder, "another command is at work in it", hint="wait for it, or use another folder"
+            ) from error
         yield
     finally:
         os.close(fd)

@@ -132,12 +132,16 @@ def test_broker_with_an_address_that_does_not_answer_is_reached_at_the_next(
         sink.close()
 
 
-def test_outcome_that_is_too_large_for_the_broker_holds_up_nobody(broker: Broker) -> None:
-    """It would be hung up on at each try, for three days, with all others behind it."""
+def take_no_more_than(broker: Broker, packet_bytes: int) -> None:
     conf = broker.server.folder / "conf"
-    conf.write_text(f"{conf.read_text()}max_packet_size 8000\n")
+    conf.write_text(f"{conf.read_text()}max_packet_size {packet_bytes}\n")
     broker.stop()
     broker.start()
+
+
+def test_outcome_that_is_too_large_for_the_broker_holds_up_nobody(broker: Broker) -> None:
+    """It would be hung up on at each try, for three days, with all others behind it."""
+    take_no_more_than(broker, 8000)
     sink = MqttSink(broker.settings)
     with pytest.raises(SinkError, match="takes no packet of more than 8000") as caught:
         sink.deliver(message(1, name="x" * 8000))
@@ -149,10 +153,7 @@ def test_outcome_that_is_too_large_for_the_broker_holds_up_nobody(broker: Broker
 
 def test_only_what_the_broker_would_hang_up_on_is_too_large(broker: Broker) -> None:
     """The lengths below the first one that is refused go through, to the last byte."""
-    conf = broker.server.folder / "conf"
-    conf.write_text(f"{conf.read_text()}max_packet_size 4000\n")
-    broker.stop()
-    broker.start()
+    take_no_more_than(broker, 4000)
     sink = MqttSink(broker.settings)
     errors: list[SinkError] = []
     for length in range(1000, 3000):
