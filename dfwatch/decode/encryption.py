@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from dfwatch.decode.transport import PACKET_BYTES, lead_bytes_in
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -83,21 +85,16 @@ def is_protected_asf(read_at: ReadAt) -> bool:
     return any(guid in head for guid in _ASF_ENCRYPTION)
 
 
-_PACKET_BYTES = 188
-_SYNC = 0x47
 # Broadcasts' tables are not scrambled, and may come before any picture.
 _SCRAMBLED_SHARE = 0.5
 _LOOKED_AT_BYTES = 1 << 20
 
 
 def is_scrambled_transport_stream(read_at: ReadAt) -> bool:
-    """Whether most packets at the beginning of a transport stream say that they are scrambled; False for other files.
-
-    A Blu-ray disc's packets have four bytes before them.
-    """
+    """Whether most packets at the beginning of a transport stream say that they are scrambled; False for others."""
     data = read_at(0, _LOOKED_AT_BYTES)
-    for first, step in ((0, _PACKET_BYTES), (4, _PACKET_BYTES + 4)):
-        sync, flags = data[first::step], data[first + 3 :: step]
-        if len(flags) > 1 and sync.count(_SYNC) == len(sync):
-            return sum(flag >= 0x40 for flag in flags) > _SCRAMBLED_SHARE * len(flags)
-    return False
+    lead_bytes = lead_bytes_in(data)
+    if lead_bytes is None:
+        return False
+    flags = data[lead_bytes + 3 :: PACKET_BYTES + lead_bytes]
+    return sum(flag >= 0x40 for flag in flags) > _SCRAMBLED_SHARE * len(flags)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from dfwatch.decode.transport import PACKET_BYTES, SYNC, lead_bytes_in
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -19,9 +21,7 @@ if TYPE_CHECKING:
 
     ReadAt = Callable[[int, int], bytes]
 
-_PACKET_BYTES = 188
-_SYNC = 0x47
-_PACKETS_CHECKED = 8
+_CHECKED_BYTES = 8 * PACKET_BYTES
 _PACKETS_AT_ONCE = 1 << 14
 # Streams beside each other have their frames in turn, or nearly so.
 _SHORTEST_TURN = 24
@@ -43,11 +43,11 @@ class Turns(NamedTuple):
 
     def read(self, read_at: ReadAt, place: int, count: int) -> bytes:
         """Up to ``count`` bytes of the file from a place on, in which all these streams have the first one's number."""
-        step = self.lead_bytes + _PACKET_BYTES
+        step = self.lead_bytes + PACKET_BYTES
         start, end = place // step * step, -(-(place + count) // step) * step
         data = bytearray(read_at(start, end - start))
         packets = np.frombuffer(data, np.uint8)[: len(data) // step * step].reshape(-1, step)[:, self.lead_bytes :]
-        rows = np.flatnonzero((packets[:, 0] == _SYNC) & np.isin(_numbers(packets), self.numbers[1:]))
+        rows = np.flatnonzero((packets[:, 0] == SYNC) & np.isin(_numbers(packets), self.numbers[1:]))
         high, low = divmod(self.numbers[0], 256)
         packets[rows, 1] = packets[rows, 1] & 0xE0 | high
         packets[rows, 2] = low
@@ -56,10 +56,10 @@ class Turns(NamedTuple):
 
 def turns_in(read_at: ReadAt, size_bytes: int) -> Turns | None:
     """The video streams of a transport stream that take turns; None where there is one, or they go on side by side."""
-    lead_bytes = next((lead for lead in (0, 4) if _is_in_step(read_at, lead)), None)
+    lead_bytes = lead_bytes_in(read_at(0, _CHECKED_BYTES))
     if lead_bytes is None:
         return None
-    block = (lead_bytes + _PACKET_BYTES) * _PACKETS_AT_ONCE
+    block = (lead_bytes + PACKET_BYTES) * _PACKETS_AT_ONCE
     if size_bytes > _READ_THROUGH_BYTES:
         blocks = size_bytes // block
         places = (*range(0, blocks, blocks // _PROBED_PLACES + 1), blocks - 1)
@@ -74,11 +74,6 @@ def turns_in(read_at: ReadAt, size_bytes: int) -> Turns | None:
     return Turns(lead_bytes, tuple(dict.fromkeys(numbers[starts].tolist())))
 
 
-def _is_in_step(read_at: ReadAt, lead_bytes: int) -> bool:
-    step = lead_bytes + _PACKET_BYTES
-    return read_at(0, _PACKETS_CHECKED * step)[lead_bytes::step] == bytes([_SYNC]) * _PACKETS_CHECKED
-
-
 def _numbers(packets: NDArray[np.uint8]) -> NDArray[np.int64]:
     return (packets[:, 1].astype(np.int64) & 0x1F) << 8 | packets[:, 2]
 
@@ -86,11 +81,11 @@ def _numbers(packets: NDArray[np.uint8]) -> NDArray[np.int64]:
 def _video_in(read_at: ReadAt, start: int, count: int, lead_bytes: int) -> NDArray[np.int64]:
     """For each PES packet of video that begins there, in order: the number of its stream."""
     data = np.frombuffer(read_at(start, count), np.uint8)
-    step = lead_bytes + _PACKET_BYTES
+    step = lead_bytes + PACKET_BYTES
     packets = data[: len(data) // step * step].reshape(-1, step)[:, lead_bytes:]
-    begins = (packets[:, 0] == _SYNC) & (packets[:, 1] & 0x40 > 0) & (packets[:, 3] & 0x10 > 0)
+    begins = (packets[:, 0] == SYNC) & (packets[:, 1] & 0x40 > 0) & (packets[:, 3] & 0x10 > 0)
     payload = 4 + np.where(packets[:, 3] & 0x20, 1 + packets[:, 4].astype(np.int64), 0)
-    rows = np.flatnonzero(begins & (payload <= _PACKET_BYTES - 4))
+    rows = np.flatnonzero(begins & (payload <= PACKET_BYTES - 4))
     head = packets[rows[:, None], payload[rows, None] + np.arange(4)]
     # Their identifiers are 0xE0 to 0xEF.
     return _numbers(packets[rows[(head[:, :3] == (0, 0, 1)).all(axis=1) & (head[:, 3] & 0xF0 == 0xE0)]])
